@@ -24,7 +24,7 @@ from synaptune.config.settings import read_settings
 from synaptune.data.batches import make_train_batch
 from synaptune.data.corpus import load_corpus
 from synaptune.model.gpt import GPT
-from synaptune.training.evaluation import make_autocast, pick_device, to_device
+from synaptune.training.device import make_autocast, pick_device, to_device
 from synaptune.training.job import LanguageJob
 from synaptune.training.metrics import training_loss
 from synaptune.training.optimizers import make_adamw

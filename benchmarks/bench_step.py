@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT, Activity
 from synaptune.synapse.circuit import SynapseParams
-from synaptune.training.evaluation import flush_denormals
+from synaptune.training.device import flush_denormals
 
 OFF = dict(distance="off", release="off", fast_weights="off", experts=1)
 PARTS = {

@@ -28,7 +28,8 @@ from synaptune.core.errors import UserError, user_error
 from synaptune.data.batches import make_eval_batches, make_train_batch
 from synaptune.data.corpus import load_corpus
 from synaptune.model.gpt import GPT
-from synaptune.training.evaluation import evaluate, make_autocast
+from synaptune.training.device import make_autocast
+from synaptune.training.evaluation import evaluate
 from synaptune.training.metrics import training_loss
 from synaptune.training.optimizers import make_optimizer
 from synaptune.training.schedules import learning_rate

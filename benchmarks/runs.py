@@ -24,8 +24,8 @@ from synaptune.data.corpus import load_corpus
 from synaptune.model.gpt import GPT
 from synaptune.study.artifacts import write_json
 from synaptune.study.provenance import get_code_version
+from synaptune.training.device import flush_denormals
 from synaptune.training.errors import DivergedError
-from synaptune.training.evaluation import flush_denormals
 from synaptune.training.metrics import training_loss
 from synaptune.training.optimizers import make_optimizer
 

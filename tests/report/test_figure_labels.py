@@ -4,30 +4,12 @@ import dataclasses
 import re
 from xml.etree import ElementTree
 
-import pytest
-
-from helpers.evidence_maker import make_full_evidence
+from helpers.figures import SVG, list_texts
 from synaptune.analysis import results
-from synaptune.report.figures import LIGHT, draw_figure, draw_figures
+from synaptune.report.figures import LIGHT, draw_figure
 from synaptune.report.figures.importance import draw_ablation
 from synaptune.report.figures.layout import measure_text
 from synaptune.report.figures.theme import NARROW_WIDTH, TINY_SIZE, WIDTH
-
-SVG = "{http://www.w3.org/2000/svg}"
-
-
-@pytest.fixture(scope="module")
-def evidence():
-    return make_full_evidence(count=100)
-
-
-@pytest.fixture(scope="module")
-def figures(evidence):
-    return {figure.key: figure for figure in draw_figures(evidence)}
-
-
-def list_texts(figure):
-    return [element.text or "" for element in ElementTree.fromstring(figure.svg).iter(f"{SVG}text")]
 
 
 def find_ends(text):

@@ -20,6 +20,7 @@ from helpers.evidence_maker import (
     make_single_evidence,
     make_unfinished_evidence,
 )
+from helpers.figures import SVG, list_texts
 from synaptune.analysis import results
 from synaptune.core.errors import UserError
 from synaptune.core.text import format_duration, make_label, make_labels
@@ -43,7 +44,6 @@ from synaptune.report.figures.theme import (
 )
 from synaptune.search.space.space import Dimension, Space
 
-SVG = "{http://www.w3.org/2000/svg}"
 GROWING_FIGURES = (
     "convergence",
     "evolution",
@@ -51,21 +51,6 @@ GROWING_FIGURES = (
     "profiles",
     "failures",
 )  # their size grows with the number of trials
-
-
-@pytest.fixture(scope="module")
-def evidence():
-    return make_full_evidence(count=100)
-
-
-@pytest.fixture(scope="module")
-def figures(evidence):
-    return {figure.key: figure for figure in draw_figures(evidence)}
-
-
-def list_texts(figure):
-    """The lines of text in a figure, in their order."""
-    return [element.text or "" for element in ElementTree.fromstring(figure.svg).iter(f"{SVG}text")]
 
 
 def test_a_full_study_has_every_figure_in_the_order_of_the_report(figures):

@@ -266,14 +266,13 @@ def _run_show(options: argparse.Namespace) -> None:
 
 def _find_recommended(snapshot: StudySnapshot) -> Trial | None:
     """Find the trial that a protocol recommends (search.recommend=posterior); None without one."""
-    from synaptune.study.reader import RECOMMENDED
+    from synaptune.study.reader import RECOMMENDED, get_recommendation
 
     trials = [trial for trial in snapshot.whole_runs if trial.objective is not None]
-    choices = snapshot.notes.get(RECOMMENDED) or {}
-    choice = choices.get(snapshot.searches[-1]) if trials else None
-    if choice is None or choice["of"] != [trials[-1].number, len(trials)]:  # the search went on
+    choice = get_recommendation(snapshot.notes.get(RECOMMENDED), trials) if trials else None
+    if choice is None:
         return None
-    return next((trial for trial in trials if trial.number == choice["trial"]), None)
+    return next(trial for trial in trials if trial.number == choice["trial"])
 
 
 def _run_rm(options: argparse.Namespace) -> None:

@@ -44,6 +44,7 @@ from synaptune.core.text import get_first_line
 from synaptune.protocols.protocol import FINAL_STEPS, Protocol, print_message
 from synaptune.search.space.space import UnitPoint
 from synaptune.search.workers.pool import Pool
+from synaptune.search.workers.spawners import count_threads
 from synaptune.training.config import CHECKPOINT_FILE
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def _limit_threads(protocol: Protocol) -> Iterator[None]:
 
     before = torch.get_num_threads()
     if isinstance(protocol.pool, Pool) and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // protocol.pool.processes))
+        torch.set_num_threads(count_threads(protocol.pool.processes))
     try:
         yield
     finally:

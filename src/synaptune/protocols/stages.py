@@ -26,7 +26,15 @@ from synaptune.search.workers.base import Evaluate, InlineWorkers
 from synaptune.study.callbacks.base import PhaseTrials, open_callbacks
 from synaptune.study.database.keys import RUN_STEPS
 from synaptune.study.optimize import PhaseSearch, SearchOptions, optimize
-from synaptune.study.reader import INCUMBENTS, JOINT, RECOMMENDED, REFERENCE, SEARCH
+from synaptune.study.reader import (
+    INCUMBENTS,
+    JOINT,
+    RECOMMENDED,
+    REFERENCE,
+    SEARCH,
+    get_recommendation,
+    identify_trials,
+)
 from synaptune.study.study import PhaseLedger
 from synaptune.training.config import TrainingConfig
 
@@ -335,8 +343,8 @@ def choose_trial(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
         return rerun_incumbents(protocol, trials)
     phase = best.facts["phase"]
     stored = dict(protocol.study.read_note(RECOMMENDED) or {})
-    choice = stored.get(phase)
-    if choice is None or choice["of"] != [ranked[-1].number, len(ranked)]:
+    choice = get_recommendation(stored, ranked)
+    if choice is None:
         from synaptune.search.posterior import recommend
 
         sign = -1.0 if protocol.plan.maximize else 1.0
@@ -344,7 +352,7 @@ def choose_trial(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
             [trial.unit for trial in ranked], [sign * (trial.objective or 0.0) for trial in ranked]
         )
         choice = {
-            "of": [ranked[-1].number, len(ranked)],
+            "of": identify_trials(ranked),
             "trial": ranked[found.index].number,
             "mean": sign * found.mean,
             "deviation": found.deviation,

@@ -199,6 +199,22 @@ def read_study(url: str, name: str | None = None, *, prefer: str | None = None) 
     )
 
 
+def identify_trials(trials: Sequence[Trial]) -> list[int]:
+    """Return what tells the complete trials of a search from those of an earlier moment."""
+    return [trials[-1].number, len(trials)]
+
+
+def get_recommendation(stored: Any, trials: Sequence[Trial]) -> dict[str, Any] | None:
+    """Return the choice of the note RECOMMENDED for a search; None if the search has gone on.
+
+    Args:
+        stored: the note, or None.
+        trials: the complete trials of the search, at least one.
+    """
+    choice = (stored or {}).get(trials[-1].facts[schema.PHASE])
+    return choice if choice is not None and choice["of"] == identify_trials(trials) else None
+
+
 def find_study(
     study: str, storage: str | None = None, *, root: Path = STUDIES_ROOT
 ) -> StudySnapshot:

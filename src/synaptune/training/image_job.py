@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from synaptune.data.images import ImageBatch, ImageData, make_image_batch, split_batches
 from synaptune.model.budget import PARAMETERS
 from synaptune.model.dendrites import ImageNetwork
-from synaptune.training.evaluation import make_autocast, to_device
+from synaptune.training.device import make_autocast, to_device
 from synaptune.training.job import Job, Split, StepOutput
 from synaptune.training.representation import measure_last_layer
 

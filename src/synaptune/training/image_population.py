@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synaptune.model.dendrites import DendriticLayer, ImageNetwork, activate
-from synaptune.training.evaluation import pick_device
+from synaptune.training.device import pick_device
 from synaptune.training.image_job import ImageJob
 from synaptune.training.optimizers import MOMENT_RATES
 from synaptune.training.schedules import learning_rate

@@ -20,8 +20,9 @@ from synaptune.model.gpt import GPT
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.training import checkpoint
 from synaptune.training.config import CHECKPOINT_FILE, LoggerConfig, TrainingConfig
+from synaptune.training.device import make_autocast
 from synaptune.training.errors import ValidationCallback
-from synaptune.training.evaluation import compute_expert_metrics, evaluate, make_autocast
+from synaptune.training.evaluation import compute_expert_metrics, evaluate
 from synaptune.training.loggers.base import CSV_COLUMNS
 from synaptune.training.metrics import training_loss
 from synaptune.training.representation import measure_last_layer

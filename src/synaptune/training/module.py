@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from synaptune.training.evaluation import make_autocast, to_device
+from synaptune.training.device import make_autocast, to_device
 from synaptune.training.job import Job
 from synaptune.training.lightning_import import lightning
 from synaptune.training.loggers.base import RunLogger

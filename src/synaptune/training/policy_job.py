@@ -38,7 +38,7 @@ from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
 from synaptune.training import checkpoint
 from synaptune.training.config import PolicyConfig
-from synaptune.training.evaluation import to_device
+from synaptune.training.device import to_device
 from synaptune.training.job import Job, Split, StepOutput
 
 _COLUMNS = (

@@ -14,13 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from synaptune.training.device import flush_denormals, make_autocast, pick_device, to_device
 from synaptune.training.errors import DivergedError, RunPruned
-from synaptune.training.evaluation import (
-    flush_denormals,
-    make_autocast,
-    pick_device,
-    to_device,
-)
 from synaptune.training.image_job import ImageJob
 from synaptune.training.image_population import ImagePopulation, get_image_key
 from synaptune.training.job import Job, LanguageJob

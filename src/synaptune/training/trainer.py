@@ -14,8 +14,8 @@ import torch
 
 from synaptune.core.errors import user_error
 from synaptune.training import checkpoint
+from synaptune.training.device import flush_denormals, pick_device
 from synaptune.training.errors import RunPruned
-from synaptune.training.evaluation import flush_denormals, pick_device
 from synaptune.training.job import Job, LanguageJob
 from synaptune.training.loggers.base import RunLogger
 from synaptune.training.loggers.progress import make_progress

@@ -24,6 +24,11 @@ from synaptune.search.workers.process import KEY_VARIABLE, run_worker
 _RAY_TIMEOUT = 10.0  # of a connection to the head of a cluster [s]; chosen: a busy head answers
 
 
+def count_threads(processes: int) -> int:
+    """Return the threads of each of several worker processes that share the cores."""
+    return max(1, (os.cpu_count() or 1) // processes)
+
+
 @dataclass(frozen=True)
 class LocalWorker:
     """A worker on this machine."""
@@ -60,9 +65,8 @@ class LocalSpawner:
 
     def spawn(self, address: Any, authkey: bytes, slot: int) -> WorkerHandle:
         """Start a worker in its own session, so that Ctrl-C reaches the controller only."""
-        cores = os.cpu_count() or 1
         environment = {
-            "OMP_NUM_THREADS": str(max(1, cores // self.count)),
+            "OMP_NUM_THREADS": str(count_threads(self.count)),
             **os.environ,
             KEY_VARIABLE: authkey.hex(),
         }
