@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from synaptune.synapse import fast_weights
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.synapse.clock import geometric_sums, linear_scan
 from synaptune.synapse.eligibility import compute_response, trace_step
@@ -51,7 +52,14 @@ def run_scan(activity: Activity, synapse: SynapseTensors, *, delta: bool):
     return memory_scan(activity, synapse.postsynaptic, synapse.bdnf, delta=delta, tick=TICK)
 
 
-@pytest.mark.parametrize("length", [1, 3, CHUNK, 2 * CHUNK + 7])
+@pytest.fixture(params=["_pass_in_turn", "_pass_by_doubling"])
+def passing(request, monkeypatch):
+    """How the state passes from chunk to chunk: as on a CPU and as on a GPU."""
+    monkeypatch.setattr(fast_weights, "_pass_in_turn", getattr(fast_weights, request.param))
+
+
+@pytest.mark.usefixtures("passing")
+@pytest.mark.parametrize("length", [1, 3, CHUNK, 2 * CHUNK + 7, 7 * CHUNK])
 @pytest.mark.parametrize("delta", [False, True])
 def test_the_scan_in_chunks_equals_the_loop_over_tokens(delta, length):
     synapse, activity = make_params(**ACTIVE), draw_activity(length)
@@ -64,6 +72,7 @@ def test_the_scan_in_chunks_equals_the_loop_over_tokens(delta, length):
     assert length == 1 or recalled.abs().max() > 0.1
 
 
+@pytest.mark.usefixtures("passing")
 @pytest.mark.parametrize("trace", [0.0, 0.3])
 @pytest.mark.parametrize("delta", [False, True])
 def test_the_scan_in_chunks_has_the_gradients_of_the_loop(delta, trace):
@@ -71,7 +80,7 @@ def test_the_scan_in_chunks_has_the_gradients_of_the_loop(delta, trace):
     gradients = []
     for run in (run_scan, run_steps):
         synapse = make_params(**ACTIVE | {"post_trace_decay": trace})
-        activity = Activity(*(value.requires_grad_() for value in draw_activity(CHUNK + 5)))
+        activity = Activity(*(value.requires_grad_() for value in draw_activity(3 * CHUNK + 5)))
         learned = dict(synapse.postsynaptic.named_buffers())
         for value in learned.values():
             value.requires_grad_()

@@ -14,7 +14,8 @@ solves (4) in chunks: within a chunk the writes U = O / p satisfy the triangular
 
     (I + diag(beta) alpha tril(P P^T * h, -1)) U = diag(beta) (B - alpha F[t-1] p of the state)  (7)
 
-and only the state passes from one chunk to the next, so the cost is linear in the length.
+and only the state passes from one chunk to the next, so the cost is linear in the length. On a GPU
+the states of all chunks are found together, in a logarithmic number of operations.
 Source: (1) spike-timing-dependent plasticity, Bi and Poo, J Neurosci 18:10464 (1998); (3) fast
 weights of Ba et al., arXiv 1610.06258; (4) the delta rule of Schlag et al., arXiv 2102.11174, with
 decay as in Yang et al., arXiv 2412.06464; (7) Yang et al., arXiv 2406.06484.
@@ -232,23 +233,69 @@ def _scan_chunks(
     # What the chunk leaves in F and Z of the next one.
     late = count - 1 - index
     leaves = torch.cat([response.write[late, None] * past, response.fresh[late, None] * past], -1)
-    weights, trace = state
-    states, written = [], []
-    for n in range(pre.shape[1]):
-        start = torch.cat([weights, trace], -1)
-        change = changes[:, n]
-        if erased is not None:
-            change = change - erased[:, n] @ start.transpose(-1, -2)
-        states.append(start)
-        written.append(change)
-        added = change.transpose(-1, -2) @ leaves[:, n]
-        fresh_weights, fresh_trace = added.chunk(2, -1)
-        weights = response.weights[count] * weights + response.pending[count] * trace
-        weights, trace = weights + fresh_weights, response.trace[count] * trace + fresh_trace
-    change, start = torch.stack(written, 1), torch.stack(states, 1)
+    if erased is None:
+        erased = torch.zeros_like(leaves)
+    kept = _make_retention(response, pre.shape[-1])
+    pass_states = _pass_by_doubling if pre.is_cuda else _pass_in_turn
+    start, state = pass_states(torch.cat(state, -1), changes, erased, leaves, kept)
+    change = changes - erased @ start.transpose(-1, -2)
     reads = torch.cat([response.weights[1:, None] * pre, response.pending[1:, None] * pre], -1)
     recalled = (pre @ past.transpose(-1, -2) * inside) @ change + reads @ start.transpose(-1, -2)
+    weights, trace = state.chunk(2, -1)
     return recalled, change, (weights, trace)
+
+
+def _make_retention(response: Response, rank: int) -> Tensor:
+    """Return R, (2 rank, 2 rank): a chunk without writes makes [F, Z] into [F, Z] R."""
+    eye = torch.eye(rank, device=response.write.device, dtype=response.write.dtype)
+    weights, pending, trace = (
+        part[-1] * eye for part in (response.weights, response.pending, response.trace)
+    )
+    below = torch.cat([pending, trace], -1)
+    return torch.cat([torch.cat([weights, torch.zeros_like(eye)], -1), below])
+
+
+def _pass_in_turn(
+    state: Tensor, changes: Tensor, erased: Tensor, leaves: Tensor, kept: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return S = [F, Z] at the start of each chunk, (batch, chunk, rank, 2 rank), and at the end.
+
+    S' = S R + (changes - erased S^T)^T leaves                                                  (8)
+
+    Args:
+        state: S before the first chunk, (batch, rank, 2 rank).
+        changes: writes of a chunk that starts with empty weights, (batch, chunk, token, rank).
+        erased: the part of the writes that S changes, (batch, chunk, token, 2 rank).
+        leaves: what is left of a write at the end of the chunk, (batch, chunk, token, 2 rank).
+        kept: R, (2 rank, 2 rank).
+    """
+    states = []
+    for n in range(changes.shape[1]):
+        states.append(state)
+        change = changes[:, n] - erased[:, n] @ state.transpose(-1, -2)
+        state = state @ kept + change.transpose(-1, -2) @ leaves[:, n]
+    return torch.stack(states, 1), state
+
+
+def _pass_by_doubling(
+    state: Tensor, changes: Tensor, erased: Tensor, leaves: Tensor, kept: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute the same with a number of operations that grows with the logarithm of the chunks.
+
+    By (8) a chunk is an affine map S W + A with W = R - erased^T leaves and A = changes^T leaves.
+    Each round composes the maps of twice as many chunks (Hillis and Steele 1986).
+    """
+    size = kept.shape[-1]
+    maps = torch.cat([kept - erased.mT @ leaves, changes.mT @ leaves], -2)
+    span = 1
+    while span < maps.shape[1]:
+        earlier, later = maps[:, :-span], maps[:, span:]
+        moved = earlier @ later[..., :size, :]
+        moved = torch.cat([moved[..., :size, :], moved[..., size:, :] + later[..., size:, :]], -2)
+        maps = torch.cat([maps[:, :span], moved], 1)
+        span *= 2
+    after = state[:, None] @ maps[..., :size, :] + maps[..., size:, :]
+    return torch.cat([state[:, None], after[:, :-1]], 1), after[:, -1]
 
 
 def _solve_delta(
