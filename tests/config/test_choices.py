@@ -194,13 +194,13 @@ def test_a_variant_holds_against_the_scale_the_preset_and_the_tuned_values(tmp_p
     assert (built.structural.structural_interval, built.calcium.tau_c, built.calcium.alpha_ca) == (
         1_000_000_000,
         0.97,
-        0.18048,
+        0.863074,
     )
     assert (
         built.attention.barrier_strength,
         built.attention.lambda_loge,
         built.vesicles.tau_rrp,
-    ) == (20.0, 3.70361, 10.883)
+    ) == (20.0, 3.4313, 10.2115)
     assert set(apply_tuned(cfg, words[:4])) == {"synapse.calcium.tau_c", "synapse.calcium.alpha_ca"}
 
 

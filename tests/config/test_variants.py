@@ -17,6 +17,7 @@ from synaptune.config.run import Outcome, run
 from synaptune.config.schema import register
 from synaptune.config.settings import read_settings
 from synaptune.model.gpt import GPT
+from synaptune.study.artifacts import read_best
 from synaptune.synapse.circuit import SPECS, SynapseParams
 from synaptune.synapse.metaplasticity import consolidate
 from synaptune.synapse.tensors import SynapseTensors
@@ -237,11 +238,8 @@ def test_energy_is_scarce_and_abundant_as_said(composed):
     assert 0.8 < min(rigid) <= max(rigid) < 1.2
 
 
-def test_tuned_is_the_best_point_of_the_shakespeare_report(composed):
-    table = (
-        (CONF.parent / "docs/reports/shakespeare/tables/parameters.csv").read_text().splitlines()
-    )
-    best = {name: float(value) for name, _, value, *_ in (line.split(",") for line in table[1:])}
+def test_tuned_is_the_best_point_of_the_committed_report(composed):
+    best = read_best(CONF.parent / "docs/reports/stdlib/best.yaml")
     usual, tuned = synapse(composed), synapse(composed, "synapse=tuned")
     assert {
         spec.name: tuned.get_value(spec.name)

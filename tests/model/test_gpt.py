@@ -346,6 +346,21 @@ def test_training_with_the_chosen_experts_alone_equals_all_of_them_weighed(feedf
 
 
 @pytest.mark.slow
+def test_a_model_that_torch_compile_traces_is_the_same_model():
+    """Of torch.compile only the tracing runs here; the code that it writes takes minutes."""
+    results = []
+    for backend in (None, "eager"):
+        model = make_active_model().train()
+        if backend:
+            model.compile(backend=backend)
+        logits = model(draw_tokens()).logits
+        logits.square().sum().backward()
+        results.append([logits, *(p.grad for p in model.parameters())])
+    for ours, reference in zip(*results, strict=True):
+        assert torch.allclose(ours, reference, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_no_nan_on_associative_recall_at_the_defaults_and_at_random_corners_over_a_thousand_steps():
     from synaptune.data.batches import make_train_batch
     from synaptune.data.config import DataConfig

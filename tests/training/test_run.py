@@ -64,6 +64,13 @@ def test_other_random_draws_in_the_process_change_nothing(run, small, tmp_path):
     assert read_losses(tmp_path / "a") == read_losses(tmp_path / "b")
 
 
+def test_a_run_that_cannot_be_compiled_names_what_is_missing(run, small, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match="C\\+\\+ compiler"):
+        run([*small, "training.compile=true"], tmp_path)
+
+
 def test_a_recall_run_reports_its_accuracy_and_no_bits_per_byte(run, small, tmp_path):
     outcome = run(
         [*small, "data.recall_fraction=1.0", "data.recall_pairs=4", "data.recall_queries=8"],

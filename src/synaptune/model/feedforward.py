@@ -135,6 +135,7 @@ class FeedForward(nn.Module):
             self.compute_hidden(x, weight) @ self.down.flatten(0, 1), balance, routing
         )
 
+    @torch.compiler.disable  # torch.compile knows no grouped_mm of fp32
     def compute_chosen(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return y (1), (batch, token, width), from the chosen experts of each token alone.
 

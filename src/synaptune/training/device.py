@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -34,6 +37,27 @@ def make_autocast(config: TrainingConfig, device: torch.device) -> AbstractConte
         config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(False)
     )
     return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+
+def compile_model(model: torch.nn.Module, device: torch.device) -> None:
+    """Compile a model in place at its first step, for `training.compile`.
+
+    Raises:
+        UserError: torch.compile has no C++ compiler (on a CPU) or no Triton (on a GPU).
+    """
+    if device.type == "cuda":
+        needed, is_there = "Triton", importlib.util.find_spec("triton") is not None
+    else:
+        needed = "a C++ compiler (g++, clang++ or $CXX)"
+        names = (os.environ.get("CXX"), "g++", "clang++")
+        is_there = any(name and shutil.which(name) for name in names)
+    if not is_there:
+        raise user_error(
+            got=f"training.compile=true without {needed}",
+            expected=f"{needed}, which torch.compile needs on this device",
+            do="install it, or leave training.compile=false",
+        )
+    model.compile()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import torch
 
 from synaptune.core.errors import user_error
 from synaptune.training import checkpoint
-from synaptune.training.device import flush_denormals, pick_device
+from synaptune.training.device import compile_model, flush_denormals, pick_device
 from synaptune.training.errors import RunPruned
 from synaptune.training.job import Job, LanguageJob
 from synaptune.training.loggers.base import RunLogger
@@ -65,7 +65,7 @@ def fit(job: Job) -> FitResult:
     state = FitState(**content["state"]) if content else FitState()
     seconds_before = state.train_seconds + state.evaluation_seconds
     if job.training.compile:
-        job.model.compile()
+        compile_model(job.model, device)
     run_logger = RunLogger(
         job.logger,
         job.run_dir,
