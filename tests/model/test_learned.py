@@ -119,7 +119,9 @@ def test_the_gradient_of_a_learned_weight_is_that_of_finite_differences(name, ke
         assert float(weight.grad[layer]) == pytest.approx(expected, rel=1e-3, abs=1e-9)
 
 
-@pytest.mark.skipif(load_library(torch.float64) is None, reason="no C compiler on this machine")
+@pytest.mark.skipif(
+    load_library("scan", torch.float64) is None, reason="no C compiler on this machine"
+)
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_the_compiled_scan_gives_the_parameter_gradients_of_the_reference(stochastic):
     generator = torch.Generator().manual_seed(3)

@@ -1,5 +1,7 @@
 """The postsynaptic memory: the scan equals its steps, and the kinase controls the gate."""
 
+import functools
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -9,12 +11,20 @@ from synaptune.synapse.circuit import SynapseParams
 from synaptune.synapse.clock import geometric_sums, linear_scan
 from synaptune.synapse.eligibility import compute_response, trace_step
 from synaptune.synapse.fast_weights import CHUNK, Activity, init_memory, memory_scan, memory_step
+from synaptune.synapse.kernel import load_library
 from synaptune.synapse.kinase import KinaseState, gate, kinase_step
+from synaptune.synapse.memory_kernel import fast_memory_scan
 from synaptune.synapse.tensors import SynapseTensors
 
 RANK, TICK = 6, 4
 # Strong writes that last, of which a trace delays a part.
-ACTIVE = dict(post_fast_lr=0.01, post_fast_decay=0.99, post_trace_decay=0.3, camkii_thr=0.3)
+ACTIVE = dict(
+    post_fast_lr=0.01,
+    post_fast_decay=0.99,
+    post_trace_decay=0.3,
+    camkii_thr=0.3,
+    rank_eligibility=4,
+)
 
 
 def make_params(**values: float) -> SynapseTensors:
@@ -48,20 +58,26 @@ def run_steps(activity: Activity, synapse: SynapseTensors, *, delta: bool):
     return torch.stack(recalled, 1), state
 
 
-def run_scan(activity: Activity, synapse: SynapseTensors, *, delta: bool):
-    return memory_scan(activity, synapse.postsynaptic, synapse.bdnf, delta=delta, tick=TICK)
+def run_in(scan, activity: Activity, synapse: SynapseTensors, *, delta: bool):
+    return scan(activity, synapse.postsynaptic, synapse.bdnf, delta=delta, tick=TICK)
 
 
-@pytest.fixture(params=["_pass_in_turn", "_pass_by_doubling"])
-def passing(request, monkeypatch):
-    """How the state passes from chunk to chunk: as on a CPU and as on a GPU."""
-    monkeypatch.setattr(fast_weights, "_pass_in_turn", getattr(fast_weights, request.param))
+@pytest.fixture(params=["compiled", "chunks", "chunks of a GPU"])
+def run_scan(request, monkeypatch):
+    """The memory of a sequence: as compiled code, and in chunks as without it and as on a GPU."""
+    if request.param == "chunks of a GPU":
+        monkeypatch.setattr(fast_weights, "_pass_in_turn", fast_weights._pass_by_doubling)
+    scan = memory_scan
+    if request.param == "compiled":
+        if load_library("memory", torch.float64) is None:
+            pytest.skip("no C compiler on this machine")
+        scan = fast_memory_scan
+    return functools.partial(run_in, scan)
 
 
-@pytest.mark.usefixtures("passing")
 @pytest.mark.parametrize("length", [1, 3, CHUNK, 2 * CHUNK + 7, 7 * CHUNK])
 @pytest.mark.parametrize("delta", [False, True])
-def test_the_scan_in_chunks_equals_the_loop_over_tokens(delta, length):
+def test_the_scan_of_a_sequence_equals_the_loop_over_tokens(run_scan, delta, length):
     synapse, activity = make_params(**ACTIVE), draw_activity(length)
     recalled, consolidation = run_scan(activity, synapse, delta=delta)
     expected, state = run_steps(activity, synapse, delta=delta)
@@ -72,16 +88,15 @@ def test_the_scan_in_chunks_equals_the_loop_over_tokens(delta, length):
     assert length == 1 or recalled.abs().max() > 0.1
 
 
-@pytest.mark.usefixtures("passing")
 @pytest.mark.parametrize("trace", [0.0, 0.3])
 @pytest.mark.parametrize("delta", [False, True])
-def test_the_scan_in_chunks_has_the_gradients_of_the_loop(delta, trace):
-    """Of the activity and of every parameter that both read."""
-    gradients = []
+def test_the_scan_of_a_sequence_has_the_gradients_of_the_loop(run_scan, delta, trace):
+    """Of the activity, and in chunks of every parameter that both read."""
+    gradients, is_compiled = [], run_scan.args[0] is not memory_scan
     for run in (run_scan, run_steps):
         synapse = make_params(**ACTIVE | {"post_trace_decay": trace})
         activity = Activity(*(value.requires_grad_() for value in draw_activity(3 * CHUNK + 5)))
-        learned = dict(synapse.postsynaptic.named_buffers())
+        learned = {} if is_compiled else dict(synapse.postsynaptic.named_buffers())
         for value in learned.values():
             value.requires_grad_()
         recalled, _ = run(activity, synapse, delta=delta)
@@ -106,7 +121,7 @@ def test_the_cost_of_the_scan_grows_with_the_length_and_not_with_its_square():
         with torch.autograd.graph.saved_tensors_hooks(
             lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x
         ):
-            run_scan(activity, make_params(**ACTIVE), delta=True)
+            run_in(memory_scan, activity, make_params(**ACTIVE), delta=True)
         kept.append(sum(sizes))
     assert kept[1] < 2.3 * kept[0]
 
@@ -118,7 +133,7 @@ def test_a_token_recalls_what_followed_its_like():
     post = torch.arange(1.0, 6.0, dtype=torch.float64)[None, :, None].expand(1, 5, RANK)
     activity = Activity(pre, post, torch.full((1, 5), 2.0, dtype=torch.float64))
     for delta in (False, True):
-        recalled, _ = run_scan(activity, synapse, delta=delta)
+        recalled, _ = run_in(memory_scan, activity, synapse, delta=delta)
         assert recalled[0, :4].abs().max() == 0.0
         assert torch.allclose(recalled[0, 4], post[0, 1], rtol=0.05)  # a gate of 1/2, twice
 
@@ -160,7 +175,8 @@ def test_the_delta_rule_writes_less_of_what_the_key_already_recalls():
     ones = torch.ones(1, 160, RANK, dtype=torch.float64)
     activity = Activity(normalize(ones, dim=-1), ones, ones[..., 0])
     recalled = {
-        delta: run_scan(activity, synapse, delta=delta)[0][0, -1].mean() for delta in (False, True)
+        delta: run_in(memory_scan, activity, synapse, delta=delta)[0][0, -1].mean()
+        for delta in (False, True)
     }
     assert recalled[True] == pytest.approx(1.0, abs=0.02)
     assert recalled[False] > 10.0

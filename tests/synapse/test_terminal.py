@@ -136,7 +136,9 @@ def test_parameter_gradients_are_finite_at_random_corners():
             )
 
 
-@pytest.mark.skipif(load_library(torch.float64) is None, reason="no C compiler on this machine")
+@pytest.mark.skipif(
+    load_library("scan", torch.float64) is None, reason="no C compiler on this machine"
+)
 @pytest.mark.parametrize("stochastic", [False, True])
 @pytest.mark.parametrize("tokens", [1, 3, 8, 16])
 def test_the_compiled_scan_and_its_adjoint_equal_the_reference(tokens, stochastic):
@@ -162,7 +164,9 @@ def test_the_compiled_scan_and_its_adjoint_equal_the_reference(tokens, stochasti
             assert torch.allclose(slow, fast, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.skipif(load_library(torch.float64) is None, reason="no C compiler on this machine")
+@pytest.mark.skipif(
+    load_library("scan", torch.float64) is None, reason="no C compiler on this machine"
+)
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_each_candidate_of_vmap_is_scanned_with_its_own_parameters(stochastic, monkeypatch):
     monkeypatch.setattr(kernel, "terminal_scan", None)  # only the compiled scan may run

@@ -108,7 +108,7 @@ class Block(nn.Module):
         )
         self.feedforward = FeedForward(config)
         self.memory = (
-            Memory(config.width, config.memory_tick, config.fast_weights, rank)
+            Memory(config.width, config.memory_tick, config.fast_weights, rank, config.kernel)
             if config.fast_weights != "off"
             else None
         )

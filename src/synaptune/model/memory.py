@@ -22,6 +22,7 @@ from synaptune.core.parameters import constant, list_specs
 from synaptune.model.attention import upcast
 from synaptune.synapse.fast_weights import Activity, Consolidation, memory_scan
 from synaptune.synapse.kinase import PostsynapticParams
+from synaptune.synapse.memory_kernel import fast_memory_scan
 from synaptune.synapse.metaplasticity import consolidate
 from synaptune.synapse.tensors import SynapseTensors
 
@@ -46,9 +47,10 @@ class Memory(nn.Module):
 
     slow: Tensor
 
-    def __init__(self, width: int, tick: int, variant: str, rows: int) -> None:
+    def __init__(self, width: int, tick: int, variant: str, rows: int, kernel: str) -> None:
         super().__init__()
         self.tick, self.delta, self.rows = tick, variant == "delta", rows
+        self.kernel = kernel
         self.pre = nn.Parameter(torch.empty(RANK_MAX, width))
         self.post = nn.Parameter(torch.empty(RANK_MAX, width))
         self.write = nn.Parameter(torch.zeros(width))
@@ -93,7 +95,8 @@ class Memory(nn.Module):
         """
         activity = self.compute_activity(x, params)
         with torch.autocast(x.device.type, enabled=False):  # the state is a sum over many tokens
-            recalled, consolidation = memory_scan(
+            scan = fast_memory_scan if self.kernel == "auto" else memory_scan
+            recalled, consolidation = scan(
                 activity, params.postsynaptic, params.bdnf, delta=self.delta, tick=self.tick
             )
         return self.read(activity.pre, recalled, params), consolidation

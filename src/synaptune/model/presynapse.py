@@ -16,7 +16,7 @@ from synaptune.synapse.bias import efficacy_bias
 from synaptune.synapse.kernel import fast_scan
 from synaptune.synapse.release import draw_noise
 from synaptune.synapse.tensors import SynapseTensors
-from synaptune.synapse.terminal import efficacy, init_terminals, terminal_scan
+from synaptune.synapse.terminal import terminal_scan
 
 INITIAL_GAIN, INITIAL_THRESHOLD = 1.0, 2.0
 
@@ -65,6 +65,6 @@ class Presynapse(nn.Module):
                 tuple(drive.shape), params.stochastic.stochastic_train_frac, noise, drive
             )
         scan = fast_scan if self.kernel == "auto" else terminal_scan
-        newborn = efficacy(init_terminals(drive.new_zeros(()), params), params)
         e = scan(drive, params, self.tick, eta)
-        return efficacy_bias(e[:, :, 1:], newborn, params.attention), e
+        # In the first tick every terminal is new.
+        return efficacy_bias(e[:, :, 1:], e[:, :, :1, :1], params.attention), e

@@ -31,8 +31,8 @@ from synaptune.synapse.terminal import terminal_scan
 if TYPE_CHECKING:
     from synaptune.synapse.tensors import SynapseTensors
 
-SOURCE = Path(__file__).with_name("scan.c")
 C_TYPES = {torch.float32: "float", torch.float64: "double"}
+_ARGUMENTS = {"scan": (6, 5), "memory": (11, 6)}  # pointers and integers of the C functions
 DIFFERENCE = 1e-5  # of (1): relative errors of 1e-10 by truncation and 1e-11 by rounding
 MAX_TOKENS = 1023  # longest tick of the compiled scan; scan.c unrolls ten binary digits
 # The order of the fields of Params in scan.c: first the parameters by group, then the constants.
@@ -84,8 +84,8 @@ def _has_kernel(drive: Tensor, *, learns: bool) -> bool:
     return (
         drive.device.type == "cpu"
         and drive.dtype in C_TYPES
-        and load_library(drive.dtype) is not None
-        and (not learns or load_library(torch.float64) is not None)
+        and load_library("scan", drive.dtype) is not None
+        and (not learns or load_library("scan", torch.float64) is not None)
     )
 
 
@@ -157,7 +157,7 @@ class _Scan(torch.autograd.Function):
         tokens: int,
         learned: tuple[int, ...],
     ) -> tuple[Tensor, int]:
-        drive, noise, packed = _fold(info.batch_size, in_dims, drive, noise, packed)  # type: ignore[misc]
+        drive, noise, packed = fold_candidates(info.batch_size, in_dims, drive, noise, packed)  # type: ignore[misc]
         out = _Scan.apply(drive, noise, packed, tokens, learned)
         return out.unflatten(0, (info.batch_size, -1)), 0  # type: ignore[union-attr]
 
@@ -207,12 +207,14 @@ class _ScanGradient(torch.autograd.Function):
         grad: Tensor,
     ) -> tuple[Tensor, int]:
         dims = (*in_dims[:3], in_dims[4])
-        drive, noise, packed, grad = _fold(info.batch_size, dims, drive, noise, packed, grad)  # type: ignore[misc]
+        drive, noise, packed, grad = fold_candidates(
+            info.batch_size, dims, drive, noise, packed, grad
+        )  # type: ignore[misc]
         out = _ScanGradient.apply(drive, noise, packed, tokens, grad)
         return out.unflatten(0, (info.batch_size, -1)), 0  # type: ignore[union-attr]
 
 
-def _fold(
+def fold_candidates(
     size: int, dims: Sequence[int | None], *tensors: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Merge the candidates of vmap into the first dimension of each tensor."""
@@ -238,7 +240,7 @@ def _call(
     pointers = [
         None if x is None else x.data_ptr() for x in (drive, noise, out, grad, ddrive, packed)
     ]
-    scan = load_library(drive.dtype)
+    scan = load_library("scan", drive.dtype)
     assert scan is not None
     if scan(*pointers, len(packed), batch * heads, updates, keys, tokens):
         raise MemoryError(
@@ -248,15 +250,24 @@ def _call(
 
 
 @functools.cache
-def load_library(dtype: torch.dtype) -> Any | None:
-    """Return the compiled scan for a dtype and build it on first use.
+def load_library(name: str, dtype: torch.dtype) -> Any | None:
+    """Return the function `synapse_NAME` of NAME.c for a dtype and build it on first use.
 
     Where it cannot be built, log one warning and return None.
     """
     try:
-        scan = load_native(SOURCE, [f"REAL={C_TYPES[dtype]}"]).synapse_scan
+        library = load_native(Path(__file__).with_name(f"{name}.c"), [f"REAL={C_TYPES[dtype]}"])
     except OSError as error:
-        _log.warning("the presynaptic scan runs uncompiled, about ten times slower: %s", error)
+        _warn(str(error))
         return None
-    scan.argtypes, scan.restype = [ctypes.c_void_p] * 6 + [ctypes.c_int] * 5, ctypes.c_int
-    return scan
+    function = getattr(library, f"synapse_{name}")
+    pointers, integers = _ARGUMENTS[name]
+    function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int] * integers
+    function.restype = ctypes.c_int
+    return function
+
+
+@functools.cache
+def _warn(reason: str) -> None:
+    """Log the warning once for all sources."""
+    _log.warning("the synapse runs uncompiled, about ten times slower: %s", reason)
