@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from synaptune.synapse.kernel import has_triton
+
 ROPE_BASE = 10_000.0
 
 
@@ -60,11 +62,13 @@ class AttentionBias(NamedTuple):
         code: (token, row); code[t] is the one-hot code of the row of query t; None for no rows.
         rows: bias rows, (batch or 1, head or 1, row, token) [nat]; None for no rows.
         distance: bias of each key, (batch or 1, head or 1, token) [nat]; None for none.
+        tick: tokens that share a row [token]; the first tick has none.
     """
 
     code: Tensor | None = None
     rows: Tensor | None = None
     distance: Tensor | None = None
+    tick: int = 1
 
 
 def biased_attention(
@@ -86,6 +90,12 @@ def biased_attention(
         window: last keys that a query sees; 0 for all of them.
         noise: factors of the attention weights, (batch, head, token, token); None for none.
     """
+    is_biased = bias.rows is not None or bias.distance is not None
+    if q.is_cuda and is_biased and not window and noise is None and has_triton():
+        from synaptune.model import triton_attention
+
+        if triton_attention.can_run(q, bias.tick):
+            return triton_attention.attend(q, k, v, bias.rows, bias.distance, bias.tick)
     width, scale = q.shape[-1], q.shape[-1] ** -0.5
     codes, entries = _extend(q, bias)
     if codes:

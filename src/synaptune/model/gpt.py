@@ -159,7 +159,7 @@ class Block(nn.Module):
                 dropout=config.dropout,
                 tick=config.tick,
             )
-        bias = AttentionBias(shared.code, rows, distance)
+        bias = AttentionBias(shared.code, rows, distance, config.tick)
         heads = biased_attention(q, k, v, bias, window=config.window, noise=factor)
         return self.transform(x + self.attention.merge(heads), params)
 

@@ -79,7 +79,7 @@ def fast_scan(
 
 def _has_kernel(drive: Tensor, *, learns: bool) -> bool:
     if drive.device.type == "cuda":
-        return drive.dtype == torch.float32 and not learns and _has_triton()
+        return drive.dtype == torch.float32 and not learns and has_triton()
     return (
         drive.device.type == "cpu"
         and drive.dtype in C_TYPES
@@ -89,10 +89,11 @@ def _has_kernel(drive: Tensor, *, learns: bool) -> bool:
 
 
 @functools.cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
+    """Return whether Triton is installed; where it is not, log one warning."""
     if importlib.util.find_spec("triton") is not None:
         return True
-    _log.warning("no Triton found (pip install 'synaptune[gpu]'): the presynaptic scan runs slowly")
+    _log.warning("no Triton found (pip install 'synaptune[gpu]'): scan and attention run slowly")
     return False
 
 
@@ -156,7 +157,7 @@ class _Scan(torch.autograd.Function):
         tokens: int,
         learned: tuple[int, ...],
     ) -> tuple[Tensor, int]:
-        drive, noise, packed = _fold(info.batch_size, in_dims, drive, noise, packed)  # type: ignore[misc]
+        drive, noise, packed = fold_candidates(info.batch_size, in_dims, drive, noise, packed)  # type: ignore[misc]
         out = _Scan.apply(drive, noise, packed, tokens, learned)
         return out.unflatten(0, (info.batch_size, -1)), 0  # type: ignore[union-attr]
 
@@ -206,12 +207,14 @@ class _ScanGradient(torch.autograd.Function):
         grad: Tensor,
     ) -> tuple[Tensor, int]:
         dims = (*in_dims[:3], in_dims[4])
-        drive, noise, packed, grad = _fold(info.batch_size, dims, drive, noise, packed, grad)  # type: ignore[misc]
+        drive, noise, packed, grad = fold_candidates(
+            info.batch_size, dims, drive, noise, packed, grad
+        )  # type: ignore[misc]
         out = _ScanGradient.apply(drive, noise, packed, tokens, grad)
         return out.unflatten(0, (info.batch_size, -1)), 0  # type: ignore[union-attr]
 
 
-def _fold(
+def fold_candidates(
     size: int, dims: Sequence[int | None], *tensors: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Merge the candidates of vmap into the first dimension of each tensor."""
