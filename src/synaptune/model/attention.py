@@ -5,15 +5,16 @@
 Queries and keys are extended to compute the biases: a query by the one-hot code of its tick and a
 one, a key by its bias in every tick and its distance. The inner product of the extensions is the
 bias. So (1) is plain causal attention on longer vectors, for which fused kernels with gradients
-exist. With a window, a query attends to the last `window` keys only. Noise multiplies the attention
-weights after the softmax; only then are they computed one by one.
+exist. On a GPU the kernels of triton_attention.py compute (1) directly. With a window, a query
+attends to the last `window` keys only. Noise multiplies the attention weights after the softmax;
+only then are they computed one by one.
 Source: rotary embedding, Su et al., arXiv 2104.09864; ALiBi, Press et al., arXiv 2108.12409;
 normalised queries and keys, Henry et al., arXiv 2010.04245; (1) by extension: derived.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +96,8 @@ def biased_attention(
         from synaptune.model import triton_attention
 
         if triton_attention.can_run(q, bias.tick):
-            return triton_attention.attend(q, k, v, bias.rows, bias.distance, bias.tick)
+            attend: Any = triton_attention.attend
+            return attend(q, k, v, bias.rows, bias.distance, bias.tick)
     width, scale = q.shape[-1], q.shape[-1] ** -0.5
     codes, entries = _extend(q, bias)
     if codes:

@@ -24,7 +24,7 @@ from synaptune.synapse.kernel import fold_candidates
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MAX_BYTES = 256  # of a vector of the widest head: the tiles of a wider one do not fit in registers
-MAX_TICK = 128  # longest tick: a tile of queries holds it whole
+MAX_TICK = 64  # a tile of queries holds it whole; longer ticks have few rows, which cost little
 MIN_CAPABILITY = (8, 0)  # first GPUs with bf16 and asynchronous copies
 
 
@@ -69,6 +69,7 @@ def can_run(q: Tensor, tick: int) -> bool:
     )
 
 
+@torch.compiler.disable  # it does not trace kernels with tuples of strides
 def attend(
     q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None, distance: Tensor | None, tick: int
 ) -> Tensor:
