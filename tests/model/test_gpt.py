@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from helpers.steps import train_step
 from synaptune.core.errors import UserError
+from synaptune.model.attention import AttentionBias, biased_attention
 from synaptune.model.config import ModelConfig, find_unused_parameters
 from synaptune.model.decode import Decoder, generate
 from synaptune.model.gpt import GPT
@@ -158,6 +159,19 @@ def test_the_distance_stores_no_token_by_token_tensor():
     ):
         model(tokens)
     assert all(shape[-2:] != (256, 256) for shape in sizes)
+
+
+def test_autocast_keeps_the_digits_of_the_distance():
+    """A bias of hundreds of nats, of which neighbours differ by less than bf16 resolves."""
+    length = 512
+    q, k, v = (
+        torch.randn(1, 1, length, 16, generator=torch.Generator().manual_seed(n)) for n in range(3)
+    )
+    bias = AttentionBias(distance=torch.arange(1.0, length + 1)[None, None])
+    expected = biased_attention(q, k, v, bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = biased_attention(q, k, v, bias)
+    assert (ours - expected).abs().max() < 0.05
 
 
 def test_a_head_forgets_at_a_token_that_makes_its_clock_run():

@@ -5,19 +5,22 @@
 Queries and keys are extended to compute the biases: a query by the one-hot code of its tick and a
 one, a key by its bias in every tick and its distance. The inner product of the extensions is the
 bias. So (1) is plain causal attention on longer vectors, for which fused kernels with gradients
-exist. With a window, a query attends to the last `window` keys only. Noise multiplies the attention
-weights after the softmax; only then are they computed one by one.
+exist. On a GPU the kernels of triton_attention.py compute (1) directly. With a window, a query
+attends to the last `window` keys only. Noise multiplies the attention weights after the softmax;
+only then are they computed one by one.
 Source: rotary embedding, Su et al., arXiv 2104.09864; ALiBi, Press et al., arXiv 2108.12409;
 normalised queries and keys, Henry et al., arXiv 2010.04245; (1) by extension: derived.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from synaptune.synapse.kernel import has_triton
 
 ROPE_BASE = 10_000.0
 
@@ -60,11 +63,13 @@ class AttentionBias(NamedTuple):
         code: (token, row); code[t] is the one-hot code of the row of query t; None for no rows.
         rows: bias rows, (batch or 1, head or 1, row, token) [nat]; None for no rows.
         distance: bias of each key, (batch or 1, head or 1, token) [nat]; None for none.
+        tick: tokens that share a row [token]; the first tick has none.
     """
 
     code: Tensor | None = None
     rows: Tensor | None = None
     distance: Tensor | None = None
+    tick: int = 1
 
 
 def biased_attention(
@@ -75,6 +80,7 @@ def biased_attention(
     *,
     window: int = 0,
     noise: Tensor | None = None,
+    kernel: str = "auto",
 ) -> Tensor:
     """Compute causal attention (1), (batch, head, token, d).
 
@@ -85,7 +91,16 @@ def biased_attention(
         bias: the biases.
         window: last keys that a query sees; 0 for all of them.
         noise: factors of the attention weights, (batch, head, token, token); None for none.
+        kernel: `auto` uses the kernels of triton_attention.py where possible, `torch` never.
     """
+    is_biased = bias.rows is not None or bias.distance is not None
+    is_plain = not window and noise is None
+    if q.is_cuda and is_biased and is_plain and kernel == "auto" and has_triton():
+        from synaptune.model import triton_attention
+
+        if triton_attention.can_run(q, bias.tick):
+            attend: Any = triton_attention.attend
+            return attend(q, k, v, bias.rows, bias.distance, bias.tick)
     width, scale = q.shape[-1], q.shape[-1] ** -0.5
     codes, entries = _extend(q, bias)
     if codes:
@@ -119,14 +134,21 @@ def _extend(q: Tensor, bias: AttentionBias) -> tuple[list[Tensor], list[Tensor]]
         codes.append(bias.code.to(q.dtype).expand(*shape, rows))
         entries.append(bias.rows.transpose(-1, -2).to(q.dtype).expand(*shape, rows))
     if bias.distance is not None:
-        column = bias.distance[..., None]
-        parts = [column.to(q.dtype)]
-        if q.dtype in (torch.bfloat16, torch.float16):
+        column, dtype = bias.distance[..., None], get_attention_dtype(q)
+        parts = [column.to(dtype).to(q.dtype)]
+        if dtype in (torch.bfloat16, torch.float16):
             # The time of a key grows with its position; a second column keeps the lost digits.
             parts.append((column - parts[0].to(column.dtype)).to(q.dtype))
         entries += [part.expand(*shape, 1) for part in parts]
         codes.append(q.new_ones(*shape, len(parts)))
     return codes, entries
+
+
+def get_attention_dtype(q: Tensor) -> torch.dtype:
+    """Return the dtype in which autocast runs torch's attention, that of q without autocast."""
+    if torch.is_autocast_enabled(q.device.type):
+        return torch.get_autocast_dtype(q.device.type)
+    return q.dtype
 
 
 def make_window_mask(length: int, window: int, device: torch.device) -> Tensor:

@@ -159,8 +159,10 @@ class Block(nn.Module):
                 dropout=config.dropout,
                 tick=config.tick,
             )
-        bias = AttentionBias(shared.code, rows, distance)
-        heads = biased_attention(q, k, v, bias, window=config.window, noise=factor)
+        bias = AttentionBias(shared.code, rows, distance, config.tick)
+        heads = biased_attention(
+            q, k, v, bias, window=config.window, noise=factor, kernel=config.kernel
+        )
         return self.transform(x + self.attention.merge(heads), params)
 
     def transform(self, x: Tensor, params: SynapseTensors) -> tuple[Tensor, Tensor, LayerActivity]:

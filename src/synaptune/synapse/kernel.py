@@ -80,7 +80,7 @@ def fast_scan(
 
 def _has_kernel(drive: Tensor, *, learns: bool) -> bool:
     if drive.device.type == "cuda":
-        return drive.dtype == torch.float32 and not learns and _has_triton()
+        return drive.dtype == torch.float32 and not learns and has_triton()
     return (
         drive.device.type == "cpu"
         and drive.dtype in C_TYPES
@@ -90,10 +90,11 @@ def _has_kernel(drive: Tensor, *, learns: bool) -> bool:
 
 
 @functools.cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
+    """Return whether Triton is installed; where it is not, log one warning."""
     if importlib.util.find_spec("triton") is not None:
         return True
-    _log.warning("no Triton found (pip install 'synaptune[gpu]'): the presynaptic scan runs slowly")
+    _log.warning("no Triton found (pip install 'synaptune[gpu]'): scan and attention run slowly")
     return False
 
 
