@@ -11,19 +11,23 @@ machine and versions. Compared programs run alternately; the figures are medians
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import statistics
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from bench_step import OFF, Size
+from gpu_attention import check_attention, make_attention, run_attention
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from synaptune.model.config import ModelConfig
 from synaptune.model.decode import Decoder
@@ -104,6 +108,104 @@ class Bench:
                 }
             )
         return rows
+
+    def time_attention(self) -> list[dict[str, Any]]:
+        """Forward and backward of attention: plain, extended by the biases, and in the kernels."""
+        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        rows = []
+        for size in self.sizes["step"]:
+            inputs = make_attention(self.device, make_config(size), size.batch, dtype)
+            row: dict[str, Any] = {"attention of": f"{size.layers}x{size.width}"}
+            plain = functools.partial(run_attention, inputs[:3])
+            for kernel in ("torch", "auto"):
+                biased = functools.partial(run_attention, inputs, kernel)
+                biased(), plain()  # loads the kernels
+                first, second, ratio = self.compare(plain, biased)
+                row |= {
+                    "plain [ms]": 1e3 * first,
+                    f"kernel={kernel} [ms]": 1e3 * second,
+                    f"ratio, {kernel}": ratio,
+                }
+            rows.append(row)
+        return rows
+
+    def profile_steps(self) -> list[dict[str, Any]]:
+        """Where the time of a step goes on the GPU, and whether the host waits for it."""
+        if self.device.type != "cuda":
+            return [{"profile": "on a GPU only"}]
+        rows = []
+        for size in self.sizes["step"]:
+            for name, mechanisms in (("plain", OFF), ("synaptic", dict(experts=1))):
+                step, _ = self.make_stepper(size, mechanisms)
+                torch.cuda.set_sync_debug_mode("warn")
+                with warnings.catch_warnings(record=True) as waits:
+                    warnings.simplefilter("always")
+                    step()
+                torch.cuda.set_sync_debug_mode("default")
+                places = {f"{Path(w.filename).name}:{w.lineno}" for w in waits}
+                with profile(activities=[ProfilerActivity.CUDA]) as record:
+                    step()
+                    self.synchronize()
+                events = [e for e in record.key_averages() if e.self_device_time_total > 0]
+                events.sort(key=lambda event: -event.self_device_time_total)
+                busy = sum(event.self_device_time_total for event in events) / 1e3
+                top = "; ".join(
+                    f"{e.self_device_time_total / 1e3:.2f} ms {e.count} {e.key[:60]}"
+                    for e in events[:12]
+                )
+                rows.append(
+                    {
+                        "step": f"{size.layers}x{size.width} {name}",
+                        "wall [ms]": 1e3 * self.measure(step),
+                        "GPU busy [ms]": busy,
+                        "kernels": sum(event.count for event in events),
+                        "host waits at": ", ".join(sorted(places)) or "never",
+                        "longest kernels": top.replace("|", "/"),
+                    }
+                )
+        return rows
+
+    def time_graphs(self) -> list[dict[str, Any]]:
+        """Forward and backward as CUDA graphs, without the launches of single kernels."""
+        if self.device.type != "cuda":
+            return [{"graph": "on a GPU only"}]
+        rows = []
+        for size in self.sizes["step"]:
+            plain, synaptic = (self.capture(size, m) for m in (OFF, dict(experts=1)))
+            first, second, ratio = self.compare(plain, synaptic)
+            rows.append(
+                {
+                    "graph of": f"{size.layers}x{size.width}",
+                    "plain [ms]": 1e3 * first,
+                    "synaptic [ms]": 1e3 * second,
+                    "ratio": ratio,
+                }
+            )
+        return rows
+
+    def capture(self, size: Size, mechanisms: dict[str, Any]) -> Callable[[], None]:
+        """Return the replay of a CUDA graph of forward and backward."""
+        model = GPT(make_config(size, **mechanisms), SynapseParams(), 256, seed=0).to(self.device)
+        tokens = torch.randint(0, 256, (size.batch, size.context + 1), device=self.device)
+
+        def compute() -> None:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                out = model(tokens[:, :-1], None)
+                loss = F.cross_entropy(out.logits.flatten(0, 1), tokens[:, 1:].flatten())
+            (loss + out.balance).backward()
+
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                model.zero_grad()
+                compute()
+        torch.cuda.current_stream().wait_stream(stream)
+        model.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            compute()
+        return graph.replay
 
     def time_steps(self) -> list[dict[str, Any]]:
         """Step of the synaptic model against the plain one, and the memory of both."""
@@ -315,8 +417,12 @@ def main() -> int:
     bench = Bench(device, QUICK if options.quick else FULL, 60.0 * options.minutes / 4)
     parts = {
         "Scan against the reference": bench.check_scan,
+        "Attention against the reference": functools.partial(check_attention, device),
         "Training step": bench.time_steps,
         "Population": bench.time_populations,
+        "Attention": bench.time_attention,
+        "Forward and backward as CUDA graphs": bench.time_graphs,
+        "Profile of a step": bench.profile_steps,
         "Decoding": bench.time_decoding,
     }
     results: dict[str, Any] = {"machine": describe_machine(device), "parts": {}}

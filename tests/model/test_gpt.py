@@ -14,6 +14,7 @@ from synaptune.model.decode import Decoder, generate
 from synaptune.model.gpt import GPT
 from synaptune.synapse.circuit import SPECS, SynapseParams
 from synaptune.synapse.tensors import SynapseTensors
+from synaptune.training.device import compile_model
 
 STRONG = {
     "synapse.attention.barrier_strength": 10.0,
@@ -366,7 +367,7 @@ def test_a_model_that_torch_compile_traces_is_the_same_model():
     for backend in (None, "eager"):
         model = make_active_model().train()
         if backend:
-            model.compile(backend=backend)
+            compile_model(model, torch.device("cpu"), backend)
         logits = model(draw_tokens()).logits
         logits.square().sum().backward()
         results.append([logits, *(p.grad for p in model.parameters())])

@@ -85,7 +85,13 @@ class WeightedSquaredRelu(torch.autograd.Function):
 
 
 class FeedForward(nn.Module):
-    """`experts` feed-forward networks side by side; with one expert a dense block."""
+    """`experts` feed-forward networks side by side; with one expert a dense block.
+
+    Attributes:
+        EAGER: methods that torch.compile does not trace; it knows no grouped_mm of fp32.
+    """
+
+    EAGER = ("compute_chosen",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -135,7 +141,6 @@ class FeedForward(nn.Module):
             self.compute_hidden(x, weight) @ self.down.flatten(0, 1), balance, routing
         )
 
-    @torch.compiler.disable  # torch.compile knows no grouped_mm of fp32
     def compute_chosen(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return y (1), (batch, token, width), from the chosen experts of each token alone.
 

@@ -43,7 +43,10 @@ class Memory(nn.Module):
 
     Attributes:
         rows: rank that is computed, at least the rank of the parameters.
+        EAGER: methods that torch.compile does not trace, because they are compiled already.
     """
+
+    EAGER = ("scan",)
 
     slow: Tensor
 
@@ -87,6 +90,11 @@ class Memory(nn.Module):
             r = r * torch.rsqrt(r.square().sum(-1, keepdim=True) / rank + READ_FLOOR)
         return r.to(self.out.dtype) @ self.out[: self.rows]
 
+    def scan(self, activity: Activity, params: SynapseTensors) -> tuple[Tensor, Consolidation]:
+        """Return what the tokens recall, and the means for the slow weights (`memory_scan`)."""
+        scan = fast_memory_scan if self.kernel == "auto" else memory_scan
+        return scan(activity, params.postsynaptic, params.bdnf, delta=self.delta, tick=self.tick)
+
     def forward(self, x: Tensor, params: SynapseTensors) -> tuple[Tensor, Consolidation]:
         """Run the memory on the normalised input x (batch, token, width) of the block.
 
@@ -95,10 +103,7 @@ class Memory(nn.Module):
         """
         activity = self.compute_activity(x, params)
         with torch.autocast(x.device.type, enabled=False):  # the state is a sum over many tokens
-            scan = fast_memory_scan if self.kernel == "auto" else memory_scan
-            recalled, consolidation = scan(
-                activity, params.postsynaptic, params.bdnf, delta=self.delta, tick=self.tick
-            )
+            recalled, consolidation = self.scan(activity, params)
         return self.read(activity.pre, recalled, params), consolidation
 
     def consolidate_slow(self, consolidation: Consolidation, params: SynapseTensors) -> Tensor:

@@ -22,7 +22,13 @@ INITIAL_GAIN, INITIAL_THRESHOLD = 1.0, 2.0
 
 
 class Presynapse(nn.Module):
-    """Gain and threshold per head, and the scan over the ticks."""
+    """Gain and threshold per head, and the scan over the ticks.
+
+    Attributes:
+        EAGER: methods that torch.compile does not trace, because they are compiled already.
+    """
+
+    EAGER = ("scan",)
 
     def __init__(self, heads: int, tick: int, kernel: str) -> None:
         super().__init__()
@@ -41,6 +47,11 @@ class Presynapse(nn.Module):
         return (
             upcast(scaled.to(keys.dtype) @ keys.transpose(-1, -2)) - self.threshold[:, None, None]
         )
+
+    def scan(self, drive: Tensor, params: SynapseTensors, noise: Tensor | None) -> Tensor:
+        """Return the efficacy of the drive; `terminal_scan` describes both."""
+        scan = fast_scan if self.kernel == "auto" else terminal_scan
+        return scan(drive, params, self.tick, noise)
 
     def forward(
         self, q: Tensor, k: Tensor, params: SynapseTensors, noise: torch.Generator | None
@@ -64,7 +75,6 @@ class Presynapse(nn.Module):
             eta = draw_noise(
                 tuple(drive.shape), params.stochastic.stochastic_train_frac, noise, drive
             )
-        scan = fast_scan if self.kernel == "auto" else terminal_scan
-        e = scan(drive, params, self.tick, eta)
+        e = self.scan(drive, params, eta)
         # In the first tick every terminal is new.
         return efficacy_bias(e[:, :, 1:], e[:, :, :1, :1], params.attention), e

@@ -237,11 +237,11 @@ def _scan_chunks(
         erased = torch.zeros_like(leaves)
     kept = _make_retention(response, pre.shape[-1])
     pass_states = _pass_by_doubling if pre.is_cuda else _pass_in_turn
-    start, state = pass_states(torch.cat(state, -1), changes, erased, leaves, kept)
+    start, end = pass_states(torch.cat(state, -1), changes, erased, leaves, kept)
     change = changes - erased @ start.transpose(-1, -2)
     reads = torch.cat([response.weights[1:, None] * pre, response.pending[1:, None] * pre], -1)
     recalled = (pre @ past.transpose(-1, -2) * inside) @ change + reads @ start.transpose(-1, -2)
-    weights, trace = state.chunk(2, -1)
+    weights, trace = end.chunk(2, -1)
     return recalled, change, (weights, trace)
 
 

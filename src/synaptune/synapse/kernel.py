@@ -60,7 +60,6 @@ _CONSTANTS = (
 _log = logging.getLogger(__name__)
 
 
-@torch.compiler.disable  # compiled already
 def fast_scan(
     drive: Tensor, params: SynapseTensors, tokens: int, noise: Tensor | None = None
 ) -> Tensor:

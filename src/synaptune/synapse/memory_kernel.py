@@ -36,7 +36,6 @@ _PACKED = (
 _CONSTANTS = (WRITE_SCALE, SWITCH_SLOPE, GATE_SLOPE)
 
 
-@torch.compiler.disable  # compiled already
 def fast_memory_scan(
     activity: Activity,
     post_params: PostsynapticParams,

@@ -39,8 +39,13 @@ def make_autocast(config: TrainingConfig, device: torch.device) -> AbstractConte
     return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
-def compile_model(model: torch.nn.Module, device: torch.device) -> None:
+def compile_model(model: torch.nn.Module, device: torch.device, backend: str = "inductor") -> None:
     """Compile a model in place at its first step, for `training.compile`.
+
+    Args:
+        model: the model; the methods that a module names in `EAGER` run as they are.
+        device: where it trains.
+        backend: of torch.compile.
 
     Raises:
         UserError: torch.compile has no C++ compiler (on a CPU) or no Triton (on a GPU).
@@ -57,7 +62,10 @@ def compile_model(model: torch.nn.Module, device: torch.device) -> None:
             expected=f"{needed}, which torch.compile needs on this device",
             do="install it, or leave training.compile=false",
         )
-    model.compile()
+    for module in model.modules():
+        for name in getattr(module, "EAGER", ()):
+            setattr(module, name, torch.compiler.disable(getattr(module, name)))
+    model.compile(backend=backend)
 
 
 @contextlib.contextmanager
