@@ -10,6 +10,7 @@ from helpers.evidence_maker import make_full_evidence
 from synaptune.analysis.repeats import Repeats
 from synaptune.analysis.results import ScreenEffect, Screening
 from synaptune.report import tables
+from synaptune.report.advice import advise
 from synaptune.report.figures import draw_figure
 from synaptune.report.findings import make_verdict
 from synaptune.report.page import make_sections
@@ -81,6 +82,22 @@ def test_a_screening_without_a_significant_effect_shows_no_ranking(evidence, adj
     html = {section.key: section.html for section in sections}["screening"]
     assert ("<svg" in html) == (adjusted_p < 0.05) == ("by subsystem" in html)
     assert "<details>" in html
+
+
+def test_a_study_that_was_only_screened_says_what_was_found_and_how_it_goes_on(evidence):
+    effects = [ScreenEffect(evidence.names[0], -0.1, -0.11, -0.09, 0.001, 0.001, True)]
+    study = dataclasses.replace(
+        evidence,
+        screening=Screening(effects, [], 96, 0, 0.005, True),
+        trials=[],
+        best=None,
+        validation=None,
+        state="ended",
+    )
+    headline = make_verdict(study).headline
+    assert headline.startswith("Screening only: 1 of 1 effects are significant")
+    assert headline.endswith("No search has started.")
+    assert "sweep-phase1" in texts(advise(study))["Search"]
 
 
 def test_a_gain_that_is_too_small_to_go_on_has_no_tone_of_success(evidence):

@@ -13,6 +13,7 @@ from synaptune.report.findings import (
     explain_stale,
     format_count,
     has_gain,
+    is_screening_only,
     is_significant,
     join_names,
 )
@@ -44,7 +45,11 @@ def advise(evidence: Evidence) -> list[Finding]:
 def _advise_on_state(evidence: Evidence) -> Iterator[Finding]:
     ended, planned = evidence.ended_count, evidence.plan.budget
     progress = "" if planned is None else f"{ended} of {planned} planned evaluations have ended. "
-    if evidence.state == "running":
+    if is_screening_only(evidence):
+        command = next_commands.format_protocol_command(evidence, "sweep-phase1")
+        text = f"{command}, with the overrides of this screening, searches what it has chosen."
+        yield Finding("Search", text)
+    elif evidence.state == "running":
         yield Finding("Wait for the end", progress or "Some trials have not ended.")
     elif evidence.state == "interrupted":
         text = f"{progress}The study was interrupted; the same command continues it."

@@ -15,6 +15,7 @@ from synaptune.analysis.results import AblationRow, Comparison, Evidence
 from synaptune.core.text import format_parameter, make_label
 from synaptune.report import next_commands
 from synaptune.report.repeats import describe_repeats
+from synaptune.report.screening import describe_screening
 from synaptune.report.table_model import format_cell
 from synaptune.report.tables import count_search_seeds, to_objective
 from synaptune.search.space.values import Value
@@ -276,7 +277,16 @@ def explain_open_hypotheses(evidence: Evidence) -> str:
     return f"{what} {verb} be decided: no effect of {whose} parameters was found."
 
 
+def is_screening_only(evidence: Evidence) -> bool:
+    """Return whether a study holds a screening and no search yet."""
+    return evidence.screening is not None and not evidence.trials
+
+
 def _explain_no_claim(evidence: Evidence) -> str:
+    if is_screening_only(evidence):
+        assert evidence.screening is not None
+        found = describe_screening(evidence.screening)[0]
+        return f"Screening only: {found}. No search has started."
     if not evidence.trials:
         return "No claim: no trial has started."
     if evidence.best is None:
