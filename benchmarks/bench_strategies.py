@@ -14,12 +14,10 @@ when it is complete, beside all finished runs: the same command continues an int
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +36,7 @@ from runs import (
     compose_config,
     format_table,
     run_on_seeds,
+    start_pool,
 )
 
 from synaptune.analysis.compare import compute_improvement
@@ -190,8 +189,7 @@ def main() -> int:
             f"--seeds {options.seeds} --workers {options.workers} --budgets {options.budgets}",
             "at least 1 seed, 1 worker and budgets of 2",
         )
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(options.workers, context, torch.set_num_threads, (1,)) as pool:
+        with start_pool(options.workers) as pool:
             common = (*QUIET, "search_space=phase1", *options.overrides)
             run_benchmark(RunCache(options.folder / "runs.json", pool, common), options)
     except UserError as error:

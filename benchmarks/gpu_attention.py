@@ -40,10 +40,7 @@ def run_attention(
     if not biases:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     else:
-        tick = ModelConfig().tick
-        index = torch.arange(q.shape[2], device=q.device) // tick
-        ticks = torch.arange(1, biases[0].shape[2] + 1, device=q.device)
-        bias = AttentionBias((index[:, None] == ticks).to(q.dtype), *biases, tick)
+        bias = AttentionBias(*biases, ModelConfig().tick)
         out = biased_attention(q, k, v, bias, kernel=kernel)
     out.backward(torch.ones_like(out) if grad is None else grad.to(out.dtype))
     return out

@@ -26,12 +26,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import multiprocessing
 import os
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +49,7 @@ from runs import (
     give_equal_time,
     measure_steps,
     run_on_seeds,
+    start_pool,
 )
 
 from synaptune.analysis.compare import compute_improvement
@@ -387,12 +386,7 @@ def main() -> int:
         data = read_settings(compose_config(common)).data
         name = Path(data.path).stem if data.path else data.source
         folder = options.folder or ROOT / "outputs" / "ladder" / name
-        with ProcessPoolExecutor(
-            options.workers,
-            multiprocessing.get_context("spawn"),
-            torch.set_num_threads,
-            (options.threads,),
-        ) as pool:
+        with start_pool(options.workers, options.threads) as pool:
             run_ladder(RunCache(folder / "runs.json", pool, common), options)
     except UserError as error:
         print(error, file=sys.stderr)

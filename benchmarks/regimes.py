@@ -14,12 +14,10 @@ finished runs are in outputs/regimes: the same command continues an interrupted 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import sys
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +37,7 @@ from runs import (
     give_equal_time,
     measure_steps,
     run_on_seeds,
+    start_pool,
 )
 
 from synaptune.analysis.compare import compute_improvement
@@ -311,8 +310,7 @@ def main() -> int:
             f"--seeds {options.seeds} --workers {options.workers} --budget {options.budget}",
             "at least 2 seeds, 1 worker and a budget of 0",
         )
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(options.workers, context, torch.set_num_threads, (1,)) as pool:
+        with start_pool(options.workers) as pool:
             for name in names or REGIMES:
                 common = (*QUIET, *REGIMES[name].common, *overrides)
                 run_regime(name, RunCache(options.folder / "runs.json", pool, common), options)

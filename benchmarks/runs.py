@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,6 +88,12 @@ def train_once(overrides: tuple[str, ...]) -> dict[str, Any]:
         except DivergedError as error:
             return {"failed": str(error)}
     return {name: metrics[name] for name in STORED_METRICS if name in metrics}
+
+
+def start_pool(workers: int, threads: int = 1) -> ProcessPoolExecutor:
+    """Return processes that train, each with so many threads."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, torch.set_num_threads, (threads,))
 
 
 class RunCache:

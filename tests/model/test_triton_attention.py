@@ -75,16 +75,10 @@ def make_case(shape, tick, rows=None, distance=None):
     return inputs, draw(*shape)
 
 
-def make_bias(rows, distance, tick, tokens):
-    ticks = torch.arange(1, -(-tokens // tick))
-    code = (torch.arange(tokens)[:, None] // tick == ticks).double()
-    return AttentionBias(code, rows, distance, tick)
-
-
 def run_reference(inputs, gradient, tick):
     """Output and gradients by attention.py, in double precision."""
     q, k, v, rows, distance = leaves = make_leaves(inputs, torch.float64)
-    out = biased_attention(q, k, v, make_bias(rows, distance, tick, q.shape[2]))
+    out = biased_attention(q, k, v, AttentionBias(rows, distance, tick))
     out.backward(gradient.double())
     return collect(out, leaves)
 
@@ -283,7 +277,7 @@ def test_a_gpu_gives_the_numbers_of_the_reference(dtype, tolerance, shape, tick,
     gradient = gradient.to(dtype)
     q, k, v = make_leaves(inputs[:3], dtype, "cuda")
     rows, distance = make_leaves(inputs[3:], torch.float32, "cuda")
-    out = biased_attention(q, k, v, AttentionBias(None, rows, distance, tick))
+    out = biased_attention(q, k, v, AttentionBias(rows, distance, tick))
     out.backward(gradient.cuda())
     found = collect(out, [q, k, v, rows, distance])
     check(found, run_reference(inputs, gradient, tick), tolerance)

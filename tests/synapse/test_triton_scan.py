@@ -48,7 +48,7 @@ def pack(values: dict[str, float]) -> torch.Tensor:
         for group, names in kernel._PACKED.items()
         for name in names.split()
     ]
-    return torch.cat([torch.stack(numbers), torch.tensor(kernel._CONSTANTS)])[None]
+    return kernel.pack_parameters(numbers, kernel._CONSTANTS, numbers[0])
 
 
 def run_reference(drive, values, tokens, noise, grad):

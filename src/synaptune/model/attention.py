@@ -14,7 +14,7 @@ normalised queries and keys, Henry et al., arXiv 2010.04245; (1) by extension: d
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,13 +60,12 @@ class AttentionBias(NamedTuple):
     """Terms of (1) beside the inner product.
 
     Attributes:
-        code: (token, row); code[t] is the one-hot code of the row of query t; None for no rows.
-        rows: bias rows, (batch or 1, head or 1, row, token) [nat]; None for no rows.
+        rows: bias of the ticks after the first, (batch or 1, head or 1, tick, token) [nat]; None
+            for none.
         distance: bias of each key, (batch or 1, head or 1, token) [nat]; None for none.
-        tick: tokens that share a row [token]; the first tick has none.
+        tick: length of a tick [token]; the queries of a tick share a row.
     """
 
-    code: Tensor | None = None
     rows: Tensor | None = None
     distance: Tensor | None = None
     tick: int = 1
@@ -94,13 +93,12 @@ def biased_attention(
         kernel: `auto` uses the kernels of triton_attention.py where possible, `torch` never.
     """
     is_biased = bias.rows is not None or bias.distance is not None
-    is_plain = not window and noise is None
+    is_plain = not window and noise is None and not torch.compiler.is_compiling()
     if q.is_cuda and is_biased and is_plain and kernel == "auto" and has_triton():
         from synaptune.model import triton_attention
 
         if triton_attention.can_run(q, bias.tick):
-            attend: Any = triton_attention.attend
-            return attend(q, k, v, bias.rows, bias.distance, bias.tick)
+            return triton_attention.attend(q, k, v, bias.rows, bias.distance, bias.tick)
     width, scale = q.shape[-1], q.shape[-1] ** -0.5
     codes, entries = _extend(q, bias)
     if codes:
@@ -129,9 +127,11 @@ def biased_attention(
 def _extend(q: Tensor, bias: AttentionBias) -> tuple[list[Tensor], list[Tensor]]:
     """Return the extensions of queries and keys, each (batch, head, token, columns)."""
     shape, codes, entries = q.shape[:-1], [], []
-    if bias.code is not None and bias.rows is not None:
-        rows = bias.code.shape[-1]
-        codes.append(bias.code.to(q.dtype).expand(*shape, rows))
+    if bias.rows is not None:
+        rows = bias.rows.shape[-2]
+        tick = torch.arange(q.shape[2], device=q.device) // bias.tick
+        code = tick[:, None] == torch.arange(1, rows + 1, device=q.device)
+        codes.append(code.to(q.dtype).expand(*shape, rows))
         entries.append(bias.rows.transpose(-1, -2).to(q.dtype).expand(*shape, rows))
     if bias.distance is not None:
         column, dtype = bias.distance[..., None], get_attention_dtype(q)

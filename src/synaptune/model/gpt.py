@@ -78,13 +78,10 @@ class SharedInputs(NamedTuple):
 
     Attributes:
         rope: rotary tables; None without rotary positions.
-        code: one-hot code of the tick of each token, (token, tick), without the first tick, in
-            which all terminals are new and have no bias; None without terminals.
         alibi: ALiBi's bias of each key, (1, head, key) [nat]; None without ALiBi.
     """
 
     rope: tuple[Tensor, Tensor] | None
-    code: Tensor | None
     alibi: Tensor | None
 
 
@@ -159,7 +156,7 @@ class Block(nn.Module):
                 dropout=config.dropout,
                 tick=config.tick,
             )
-        bias = AttentionBias(shared.code, rows, distance, config.tick)
+        bias = AttentionBias(rows, distance, config.tick)
         heads = biased_attention(
             q, k, v, bias, window=config.window, noise=factor, kernel=config.kernel
         )
@@ -258,16 +255,12 @@ class GPT(nn.Module):
         return LOGIT_CAP * torch.tanh(upcast(self.head(rms_norm(x))) / LOGIT_CAP)
 
     def make_shared_inputs(self, length: int) -> SharedInputs:
-        """Return positions, ticks and ALiBi's bias of a sequence of `length` tokens."""
-        rope = code = None
-        device = self.head.weight.device
-        index = torch.arange(length, device=device)
+        """Return positions and ALiBi's bias of a sequence of `length` tokens."""
+        rope = None
         if self.config.position == "rope":
             rope = (self.rope_cos[:length], self.rope_sin[:length])
-        if not self.release_off:
-            ticks = torch.arange(1, -(-length // self.config.tick), device=device)
-            code = (index[:, None] // self.config.tick == ticks).to(self.head.weight.dtype)
-        return SharedInputs(rope, code, self.make_alibi(index))
+        index = torch.arange(length, device=self.head.weight.device)
+        return SharedInputs(rope, self.make_alibi(index))
 
     def make_alibi(self, positions: Tensor) -> Tensor | None:
         """Return ALiBi's bias of keys at `positions`, (1, head, key) [nat]; None without ALiBi."""

@@ -70,7 +70,6 @@ def can_run(q: Tensor, tick: int) -> bool:
     )
 
 
-@torch.compiler.disable  # it does not trace kernels with tuples of strides
 def attend(
     q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None, distance: Tensor | None, tick: int
 ) -> Tensor:

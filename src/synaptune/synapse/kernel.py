@@ -72,9 +72,8 @@ def fast_scan(
     learned = tuple(number for number, value in enumerate(values) if value.requires_grad)
     if tokens > MAX_TOKENS or not _has_kernel(drive, learns=bool(learned)):
         return terminal_scan(drive, params, tokens, noise)
-    constants = _make_constants(drive.dtype, drive.device)
-    packed = torch.cat([torch.stack(values).to(constants), constants])
-    return _Scan.apply(drive, noise, packed[None], tokens, learned)  # type: ignore[return-value]
+    packed = pack_parameters(values, _CONSTANTS, drive)
+    return _Scan.apply(drive, noise, packed, tokens, learned)  # type: ignore[return-value]
 
 
 def _has_kernel(drive: Tensor, *, learns: bool) -> bool:
@@ -97,10 +96,24 @@ def has_triton() -> bool:
     return False
 
 
+def pack_parameters(values: Sequence[Tensor], constants: tuple[float, ...], like: Tensor) -> Tensor:
+    """Return parameters and constants as one set of a compiled function, (1, parameter).
+
+    Args:
+        values: 0-dim tensors.
+        constants: the constants that follow them.
+        like: gives device and dtype.
+    """
+    fixed = _make_constants(constants, like.dtype, like.device)
+    return torch.cat([torch.stack(list(values)).to(fixed), fixed])[None]
+
+
 @functools.cache
-def _make_constants(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Constants in the order of `_CONSTANTS`, copied to the device once."""
-    return torch.tensor(_CONSTANTS, dtype=dtype, device=device)
+def _make_constants(
+    constants: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return the constants as a tensor, copied to the device once."""
+    return torch.tensor(constants, dtype=dtype, device=device)
 
 
 class _Scan(torch.autograd.Function):

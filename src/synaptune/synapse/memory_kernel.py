@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from synaptune.synapse.fast_weights import WRITE_SCALE, Activity, Consolidation, memory_scan
-from synaptune.synapse.kernel import C_TYPES, fold_candidates, load_library
+from synaptune.synapse.kernel import (
+    C_TYPES,
+    fold_candidates,
+    load_library,
+    pack_parameters,
+)
 from synaptune.synapse.kinase import GATE_SLOPE, SWITCH_SLOPE
 
 if TYPE_CHECKING:
@@ -54,8 +59,8 @@ def fast_memory_scan(
         or load_library("memory", pre.dtype) is None
     ):
         return memory_scan(activity, post_params, bdnf_params, delta=delta, tick=tick)
-    fields = [*values, bdnf_params.bdnf_tau, *map(pre.new_tensor, _CONSTANTS)]
-    packed = torch.stack([field.to(pre.dtype) for field in fields])[None]
+    bdnf_tau: Any = bdnf_params.bdnf_tau
+    packed = pack_parameters([*values, bdnf_tau], _CONSTANTS, pre)
     recalled, gated, bdnf = _MemoryScan.apply(*activity, packed, tick, delta)  # type: ignore[misc]
     return recalled, Consolidation(gated.mean(0), bdnf.mean(0))
 
