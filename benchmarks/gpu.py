@@ -412,7 +412,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    if device.type == "cuda":
+    if device.index is not None:
         torch.cuda.set_device(device)  # Triton launches its kernels on the current device
     bench = Bench(device, QUICK if options.quick else FULL, 60.0 * options.minutes / 4)
     parts = {
