@@ -37,10 +37,12 @@ from synaptune.synapse.circuit import SPECS, SynapseParams
 from synaptune.synapse.kernel import fast_scan
 from synaptune.synapse.tensors import SynapseTensors
 from synaptune.synapse.terminal import terminal_scan
+from synaptune.training.cuda_graph import GraphedFunction
 from synaptune.training.population import Population
 
 PROXY_EVALUATIONS = 1000  # of phase 1, for the extrapolation
 PROXY_STEPS = 200
+SYNAPTIC = dict(experts=1)
 
 
 def make_config(size: Size, **mechanisms: Any) -> ModelConfig:
@@ -135,8 +137,9 @@ class Bench:
             return [{"profile": "on a GPU only"}]
         rows = []
         for size in self.sizes["step"]:
-            for name, mechanisms in (("plain", OFF), ("synaptic", dict(experts=1))):
-                step, _ = self.make_stepper(size, mechanisms)
+            for name, mechanisms in (("plain", OFF), ("synaptic", SYNAPTIC)):
+                model = self.make_model(size, mechanisms)
+                step, _ = self.make_stepper(size, model, graphs=False)
                 torch.cuda.set_sync_debug_mode("warn")
                 with warnings.catch_warnings(record=True) as waits:
                     warnings.simplefilter("always")
@@ -165,109 +168,101 @@ class Bench:
                 )
         return rows
 
-    def time_graphs(self) -> list[dict[str, Any]]:
-        """Forward and backward as CUDA graphs, without the launches of single kernels."""
-        if self.device.type != "cuda":
-            return [{"graph": "on a GPU only"}]
-        rows = []
-        for size in self.sizes["step"]:
-            plain, synaptic = (self.capture(size, m) for m in (OFF, dict(experts=1)))
-            first, second, ratio = self.compare(plain, synaptic)
-            rows.append(
-                {
-                    "graph of": f"{size.layers}x{size.width}",
-                    "plain [ms]": 1e3 * first,
-                    "synaptic [ms]": 1e3 * second,
-                    "ratio": ratio,
-                }
-            )
-        return rows
-
-    def capture(self, size: Size, mechanisms: dict[str, Any]) -> Callable[[], None]:
-        """Return the replay of a CUDA graph of forward and backward."""
-        model = GPT(make_config(size, **mechanisms), SynapseParams(), 256, seed=0).to(self.device)
-        tokens = torch.randint(0, 256, (size.batch, size.context + 1), device=self.device)
-
-        def compute() -> None:
-            with torch.autocast(self.device.type, torch.bfloat16):
-                out = model(tokens[:, :-1], None)
-                loss = F.cross_entropy(out.logits.flatten(0, 1), tokens[:, 1:].flatten())
-            (loss + out.balance).backward()
-
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                model.zero_grad()
-                compute()
-        torch.cuda.current_stream().wait_stream(stream)
-        model.zero_grad()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            compute()
-        return graph.replay
-
     def time_steps(self) -> list[dict[str, Any]]:
         """Step of the synaptic model against the plain one, and the memory of both."""
         rows = []
         for size in self.sizes["step"]:
-            plain, peak_plain = self.make_stepper(size, OFF)
-            synaptic, peak_synaptic = self.make_stepper(size, dict(experts=1))
-            first, second, ratio = self.compare(plain, synaptic)
-            rows.append(
-                {
-                    "size": f"{size.layers}x{size.width}, {size.batch} x {size.context} tokens",
-                    "plain [ms]": 1e3 * first,
-                    "synaptic [ms]": 1e3 * second,
-                    "ratio": ratio,
-                    "plain [MiB]": peak_plain,
-                    "synaptic [MiB]": peak_synaptic,
-                    "memory ratio": peak_synaptic / peak_plain if peak_plain else None,
-                }
-            )
+            name = f"{size.layers}x{size.width}, {size.batch} x {size.context} tokens"
+            models = [self.make_model(size, mechanisms) for mechanisms in (OFF, SYNAPTIC)]
+            for graphs in (True, False):
+                (plain, memory), (synaptic, more) = (
+                    self.make_stepper(size, model, graphs=graphs) for model in models
+                )
+                first, second, ratio = self.compare(plain, synaptic)
+                rows.append(
+                    {
+                        "size": name + (", CUDA graphs" if graphs else ", kernel by kernel"),
+                        "plain [ms]": 1e3 * first,
+                        "synaptic [ms]": 1e3 * second,
+                        "ratio": ratio,
+                        "plain [MiB]": memory,
+                        "synaptic [MiB]": more,
+                        "memory ratio": more / memory if memory else None,
+                    }
+                )
+                del plain, synaptic  # before the memory of the next ones is counted
         return rows
 
+    def make_model(self, size: Size, mechanisms: dict[str, Any]) -> GPT:
+        """Return a model on the device."""
+        config = make_config(size, **mechanisms)
+        return GPT(config, SynapseParams(), 256, seed=0).to(self.device)
+
     def make_stepper(
-        self, size: Size, mechanisms: dict[str, Any]
+        self, size: Size, model: GPT, *, graphs: bool = True
     ) -> tuple[Callable[[], None], float]:
-        """Return a function that trains one step, and its peak memory [MiB]; 0 on a CPU."""
+        """Return a function that trains one step, and its peak memory [MiB]; 0 on a CPU.
+
+        The memory is that of weights, optimizer and activations.
+        """
         self.reset_peak()
-        model = GPT(make_config(size, **mechanisms), SynapseParams(), 256, seed=0).to(self.device)
-        optimizer = torch.optim.AdamW(model.make_decay_groups(0.1), lr=1e-3, fused=True)
+        on_gpu, weights = self.device.type == "cuda", list(model.parameters())
+        groups = model.make_decay_groups(0.1)
+        optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=True, capturable=on_gpu)
         stream = torch.Generator().manual_seed(0)
         tokens = torch.randint(0, 256, (size.batch, size.context + 1), generator=stream)
-        tokens, number = tokens.to(self.device), [0]
+        tokens, noise = tokens.to(self.device), torch.Generator(self.device)
+
+        def compute(inputs: torch.Tensor, targets: torch.Tensor) -> tuple[Any, list[Any]]:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                out = model(inputs, noise)
+                loss = F.cross_entropy(out.logits.flatten(0, 1), targets.flatten())
+            (loss + out.balance).backward()
+            return out.activity, [weight.grad for weight in weights]
+
+        def update(activity: Any) -> None:
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            model.update_buffers([activity])
+
+        calls: list[Callable[..., Any]] = [compute, update]
+        if graphs and on_gpu:
+            calls = [GraphedFunction(compute, [noise]), GraphedFunction(update)]
+        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
         def step() -> None:
-            number[0] += 1
-            with torch.autocast(self.device.type, torch.bfloat16):
-                out = model(tokens[:, :-1], None)
-                loss = F.cross_entropy(out.logits.flatten(0, 1), tokens[:, 1:].flatten())
-            optimizer.zero_grad()
-            (loss + out.balance).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            model.apply_plasticity([out.activity], number[0], optimizer)
+            activity, gradients = calls[0](inputs, targets)
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.grad = gradient
+            calls[1](activity)
 
-        for _ in range(3):
+        for _ in range(4):
             step()
         self.synchronize()
-        return step, self.read_peak()
+        of_weights = sum(weight.nbytes for weight in weights) / 2**20
+        return step, self.read_peak() + of_weights if on_gpu else 0.0
 
     def time_populations(self) -> list[dict[str, Any]]:
         """A step of K candidates as one program against K single steps."""
         size: Size = self.sizes["population"]
-        single, _ = self.make_stepper(size, dict(experts=1))
+        single, _ = self.make_stepper(size, self.make_model(size, SYNAPTIC))
         stream = torch.Generator().manual_seed(0)
         tokens = torch.randint(0, 256, (size.batch, size.context + 1), generator=stream)
         tokens = tokens.to(self.device)
         rows = []
         for count in self.sizes["counts"]:
             self.reset_peak()
-            config = make_config(size, experts=1)
+            config = make_config(size, **SYNAPTIC)
             # The initial weights are drawn on the CPU, the same on every device.
             models = [GPT(config, SynapseParams(), 256, seed=0).to(self.device)] * count
-            population = Population(models, decays=[0.1] * count, clips=[1.0] * count)
+            population = Population(
+                models,
+                decays=[0.1] * count,
+                clips=[1.0] * count,
+                make_precision=lambda: torch.autocast(self.device.type, torch.bfloat16),
+                graphs=self.device.type == "cuda",
+            )
             number, rates = [0], [1e-3] * count
 
             def together(
@@ -276,11 +271,9 @@ class Bench:
                 rates: list[float] = rates,
             ) -> None:
                 number[0] += 1
-                precision = torch.autocast(self.device.type, torch.bfloat16)
-                batch = tokens[:, :-1], tokens[:, 1:]
-                population.step(*batch, number[0], rates, precision=precision)
+                population.step(tokens[:, :-1], tokens[:, 1:], number[0], rates)
 
-            for _ in range(3):
+            for _ in range(4):
                 together()
             peak = self.read_peak()
             alone, batched, _ = self.compare(single, together)
@@ -303,7 +296,7 @@ class Bench:
         """Tokens per second of greedy decoding with the cached state."""
         size: Size = self.sizes["decode"]
         rows = []
-        for name, mechanisms in (("plain", OFF), ("synaptic", dict(experts=1))):
+        for name, mechanisms in (("plain", OFF), ("synaptic", SYNAPTIC)):
             model = GPT(make_config(size, **mechanisms), SynapseParams(), 256, seed=0)
             model = model.to(self.device).eval()
             token = torch.zeros(size.batch, dtype=torch.long, device=self.device)
@@ -421,7 +414,6 @@ def main() -> int:
         "Training step": bench.time_steps,
         "Population": bench.time_populations,
         "Attention": bench.time_attention,
-        "Forward and backward as CUDA graphs": bench.time_graphs,
         "Profile of a step": bench.profile_steps,
         "Decoding": bench.time_decoding,
     }

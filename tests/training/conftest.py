@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 from helpers.paths import ROOT
 from synaptune.config.run import Outcome
@@ -47,6 +48,18 @@ def small(text) -> list[str]:
 def root() -> Path:
     """Root of the repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def make_config(small) -> Callable[[list[str]], DictConfig]:
+    """Return a function that composes train.py's configuration of the small run."""
+
+    def compose_overrides(overrides: list[str]) -> DictConfig:
+        register()
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose("train", overrides=[*small, *overrides])
+
+    return compose_overrides
 
 
 @pytest.fixture(scope="session")

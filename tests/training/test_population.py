@@ -54,15 +54,12 @@ def train_alone(config: ModelConfig, params: SynapseParams) -> list[float]:
 def test_a_candidate_has_the_same_losses_in_a_population_as_alone(mechanisms):
     config = dataclasses.replace(CONFIG, **mechanisms)
     models = [GPT(config, params, 32, 0) for params in CANDIDATES]
-    population = Population(models, decays=[0.1] * 3, clips=[1.0] * 3)
-    together = torch.stack(
-        [
-            population.step(
-                x[:, :-1], x[:, 1:], step, [2e-2] * 3, torch.Generator().manual_seed(step)
-            )
-            for step, x in enumerate(batches(), 1)
-        ]
-    )
+    noise, losses = torch.Generator(), []
+    population = Population(models, decays=[0.1] * 3, clips=[1.0] * 3, noise=noise)
+    for step, x in enumerate(batches(), 1):
+        noise.manual_seed(step)
+        losses.append(population.step(x[:, :-1], x[:, 1:], step, [2e-2] * 3))
+    together = torch.stack(losses)
     single = torch.tensor([train_alone(config, params) for params in CANDIDATES]).T
     error = (together - single).abs().max()
     apart = min((single[-1, i] - single[-1, j]).abs() for i, j in ((0, 1), (0, 2), (1, 2)))

@@ -233,7 +233,7 @@ def compute_fingerprint(settings: Settings) -> str:
         group: dataclasses.asdict(getattr(settings, group))
         for group in ("model", "synapse", "data", "training")
     }
-    for name in ("resume", "checkpoint_every", "keep", "test"):
+    for name in ("resume", "checkpoint_every", "keep", "test", "graphs"):
         del plain["training"][name]
     del plain["data"]["download"]
     if not settings.synapse.learn:

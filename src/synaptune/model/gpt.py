@@ -317,27 +317,38 @@ class GPT(nn.Module):
             counts[i] = torch.stack([plan.merged, plan.split]).to(counts[i])
         return after, mixes, torch.stack(counts)
 
-    @torch.no_grad()
     def apply_plasticity(
         self, activities: list[Activity], step: int, optimizer: torch.optim.Optimizer | None
     ) -> list[tuple[int, int]]:
-        """Apply the plasticity outside the gradient, once per optimizer step.
+        """Run `update_buffers` and `apply_events` after one optimizer step."""
+        self.update_buffers(activities)
+        return self.apply_events(step, optimizer)
 
-        At a structural event the moments of the optimizer are mixed like their weights.
+    @torch.no_grad()
+    def update_buffers(self, activities: list[Activity]) -> None:
+        """Write the buffers after one optimizer step, from the activity of its micro-batches."""
+        buffers = dict(self.named_buffers())
+        for name, value in self.step_buffers(average_activity(activities)).items():
+            buffers[name].copy_(value)
+
+    @torch.no_grad()
+    def apply_events(
+        self, step: int, optimizer: torch.optim.Optimizer | None
+    ) -> list[tuple[int, int]]:
+        """Change the experts after one optimizer step when a structural event is due.
+
+        The moments of the optimizer are mixed like their weights.
 
         Args:
-            activities: activity of each micro-batch of the step.
             step: number of the optimizer step, from 1.
             optimizer: optimizer whose moments are mixed; None without one.
 
         Returns:
             Merges and splits of each layer; empty when no event was due.
         """
-        tensors = dict(self.named_parameters()) | dict(self.named_buffers())
-        for name, value in self.step_buffers(average_activity(activities)).items():
-            tensors[name].copy_(value)
         if self.config.experts == 1 or step % self.interval != self.interval // 2:
             return []
+        tensors = dict(self.named_parameters()) | dict(self.named_buffers())
         after, mixes, counts = self.remodel_experts()
         events = [(int(merges), int(splits)) for merges, splits in counts.tolist()]
         if any(merges for merges, _ in events):

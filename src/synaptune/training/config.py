@@ -90,6 +90,7 @@ class TrainingConfig:
         device: `auto` is CUDA when available.
         test: evaluate the test split at the end.
         compile: compile the model with torch.compile.
+        graphs: record the steps as CUDA graphs on a GPU (cuda_graph.py).
         keep: checkpoints that a search keeps of its ended trials: all, none, or those of the best N
             of each phase, best:N. A single run keeps its own.
         resume: continue bit-exactly from the last checkpoint in the run folder.
@@ -119,6 +120,7 @@ class TrainingConfig:
     device: str = "auto"
     test: bool = False
     compile: bool = False
+    graphs: bool = True
     resume: bool = False
     start: str | None = None
     last_step: int | None = None

@@ -52,9 +52,7 @@ class ImageJob(Job):
         loss = F.cross_entropy(self.model(batch.images), batch.labels)
         return StepOutput(loss, loss)
 
-    def apply_plasticity(
-        self, activities: Sequence[Any], step: int, optimizer: torch.optim.Optimizer
-    ) -> list[tuple[int, int]]:
+    def apply_events(self, step: int, optimizer: torch.optim.Optimizer) -> list[tuple[int, int]]:
         """Move the weakest synapses when that is due."""
         self.model.resample(step, self.seed, optimizer)
         return []

@@ -36,7 +36,7 @@ class StepOutput(NamedTuple):
     Attributes:
         loss: the training loss that is logged, in the unit of the validation loss.
         total: what is differentiated.
-        activity: what `Job.apply_plasticity` needs of the micro-batch.
+        activity: what `Job.update_buffers` needs of the micro-batch.
     """
 
     loss: Tensor
@@ -113,10 +113,16 @@ class Job(ABC):
         """Return the metrics of a validation."""
         return self.score_split(device, "val")
 
-    def apply_plasticity(
-        self, activities: Sequence[Any], step: int, optimizer: torch.optim.Optimizer
-    ) -> list[tuple[int, int]]:
-        """Change the model outside of the gradient; return merges and splits of each layer."""
+    def update_buffers(self, activities: Sequence[Any]) -> None:
+        """Change the buffers of the model after an optimizer step, without reading them."""
+        return None
+
+    def apply_events(self, step: int, optimizer: torch.optim.Optimizer) -> list[tuple[int, int]]:
+        """Change the structure of the model when it is due after an optimizer step.
+
+        Returns:
+            Merges and splits of each layer; empty when nothing was due.
+        """
         return []
 
     def get_utilisation(self) -> Tensor | None:
@@ -168,10 +174,11 @@ class LanguageJob(Job):
         loss = training_loss(output.logits, batch.targets)
         return StepOutput(loss, loss + output.balance, output.activity)
 
-    def apply_plasticity(
-        self, activities: Sequence[Any], step: int, optimizer: torch.optim.Optimizer
-    ) -> list[tuple[int, int]]:
-        return self.model.apply_plasticity(list(activities), step, optimizer)
+    def update_buffers(self, activities: Sequence[Any]) -> None:
+        self.model.update_buffers(list(activities))
+
+    def apply_events(self, step: int, optimizer: torch.optim.Optimizer) -> list[tuple[int, int]]:
+        return self.model.apply_events(step, optimizer)
 
     def get_utilisation(self) -> Tensor | None:
         return self.model.get_utilisation()

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from synaptune.training.cuda_graph import GraphedFunction, can_record, copy_tensors
 from synaptune.training.device import make_autocast, to_device
 from synaptune.training.job import Job
 from synaptune.training.lightning_import import lightning
 from synaptune.training.loggers.base import RunLogger
 from synaptune.training.loggers.progress import Progress
-from synaptune.training.optimizers import load_moments, make_optimizer
+from synaptune.training.optimizers import load_moments, make_optimizer, set_rate
 from synaptune.training.recorder import FitState, RunRecorder
 from synaptune.training.schedules import learning_rate
 
@@ -69,6 +70,14 @@ class TrainingModule(lightning.LightningModule):
         ]
         self._noise = torch.Generator(self.device)
         self.model.train()
+        self._compute, self._update = self._compute_gradients, self._update_weights
+        self._is_graphed = can_record(self.job, self.device)
+        if self._is_graphed:
+            self._compute = GraphedFunction(self._compute_gradients, [self._noise])
+            self._update = GraphedFunction(self._update_weights)
+            if self.job.training.accumulate > 1:  # the graph adds to them in place
+                for weight in self._weights:
+                    weight.grad = torch.zeros_like(weight)
         self._recorder = RunRecorder(
             self.job,
             self.state,
@@ -88,28 +97,42 @@ class TrainingModule(lightning.LightningModule):
         training, state = self.job.training, self.state
         micro = state.step * training.accumulate + len(self._activities)
         self._noise.manual_seed(make_noise_seed(self.job.seed, micro))
-        with make_autocast(training, self.device):
-            output = self.job.compute_loss(batch, self._noise)
-        (output.total / training.accumulate).backward()
-        self._recorder.add_loss(output.loss.detach())
-        self._activities.append(output.activity)
+        loss, activity, gradients = self._compute(batch)
+        self._recorder.add_loss(loss)
+        if self._is_graphed:
+            for weight, gradient in zip(self._weights, gradients, strict=True):
+                weight.grad = gradient
+            if training.accumulate > 1:
+                activity = copy_tensors(activity)
+        self._activities.append(activity)
         if len(self._activities) == training.accumulate:
             self._optimizer_step()
 
+    def _compute_gradients(self, batch: Any) -> tuple[torch.Tensor, Any, list[Any]]:
+        """Add the gradients of a micro-batch; return its loss and activity, and the gradients."""
+        with make_autocast(self.job.training, self.device):
+            output = self.job.compute_loss(batch, self._noise)
+        (output.total / self.job.training.accumulate).backward()
+        return output.loss.detach(), output.activity, [weight.grad for weight in self._weights]
+
     def _optimizer_step(self) -> None:
-        training, state = self.job.training, self.state
+        state = self.state
         state.step += 1
-        rate = learning_rate(state.step, training)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        rate = learning_rate(state.step, self.job.training)
+        set_rate(self._optimizer, rate)
+        self._update(self._activities)
+        self._activities = []
+        state.add_events(self.job.apply_events(state.step, self._optimizer))
+        self._recorder.finish_step(rate)
+
+    def _update_weights(self, activities: list[Any]) -> None:
+        """Clip the gradients, and update the weights and the buffers."""
+        training = self.job.training
         if training.clip > 0:
             torch.nn.utils.clip_grad_norm_(self._weights, training.clip)
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        events = self.job.apply_plasticity(self._activities, state.step, self._optimizer)
-        self._activities = []
-        state.add_events(events)
-        self._recorder.finish_step(rate)
+        self._optimizer.zero_grad(set_to_none=training.accumulate == 1)
+        self.job.update_buffers(activities)
 
 
 def make_noise_seed(seed: int, number: int) -> int:

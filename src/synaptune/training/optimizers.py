@@ -36,13 +36,19 @@ def make_optimizer(model: DecayingModel, config: TrainingConfig) -> torch.optim.
         return BiostatisV6(groups, lr=config.learning_rate, betas=betas, **constants)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=MOMENT_RATES[0])
-    return torch.optim.AdamW(
-        groups,
-        lr=config.learning_rate,
-        betas=MOMENT_RATES,
-        fused=True if on_gpu else None,
-        foreach=None if on_gpu else True,
-    )
+    if on_gpu:  # a CUDA graph reads the learning rate from the device
+        rate = torch.tensor(config.learning_rate, device=groups[0]["params"][0].device)
+        return torch.optim.AdamW(groups, lr=rate, betas=MOMENT_RATES, fused=True, capturable=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=MOMENT_RATES, foreach=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all weights."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def load_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from synaptune.core.errors import user_error
 from synaptune.model.feedforward import mix_experts
 from synaptune.model.gpt import GPT, Activity, LayerActivity, average_activity
+from synaptune.training.cuda_graph import GraphedFunction, copy_tensors
 from synaptune.training.metrics import training_loss
 from synaptune.training.optimizers import MOMENT_RATES
 
@@ -57,6 +58,9 @@ class Population:
         models: the models, on the device where they train; `load` writes into them.
         decays: weight decay of each.
         clips: largest gradient norm of each; 0 for no clipping.
+        noise: generator of stochastic release; None for the expected release.
+        make_precision: returns the autocast context of forward passes.
+        graphs: record the steps as CUDA graphs.
 
     Attributes:
         rows: positions in `models` of the candidates that still train.
@@ -72,6 +76,9 @@ class Population:
         *,
         decays: Sequence[float],
         clips: Sequence[float],
+        noise: torch.Generator | None = None,
+        make_precision: Callable[[], AbstractContextManager] = nullcontext,
+        graphs: bool = False,
     ) -> None:
         if any(model.learned is not None for model in models):
             raise user_error(
@@ -105,47 +112,54 @@ class Population:
         self._steps = 0
         self._grads: dict[str, Tensor] = {}
         self._activities: list[Activity] = []
+        self._noise, self._make_precision, self._graphs = noise, make_precision, graphs
+        self._prepare_functions()
 
-    def compute_gradients(
-        self,
-        tokens: Tensor,
-        targets: Tensor,
-        noise: torch.Generator | None = None,
-        precision: AbstractContextManager | None = None,
-    ) -> Tensor:
+    def _prepare_functions(self) -> None:
+        """Forget the recorded steps, which are those of the present rows."""
+        self._differentiate, self._update = self._compute_gradients, self._update_weights
+        if self._graphs:
+            generators = [] if self._noise is None else [self._noise]
+            self._differentiate = GraphedFunction(self._compute_gradients, generators)
+            self._update = GraphedFunction(self._update_weights)
+
+    def add_gradients(self, tokens: Tensor, targets: Tensor, *, is_last: bool = True) -> Tensor:
         """Add the gradients of a micro-batch to those of the step.
 
         Args:
             tokens: inputs, (batch, token).
             targets: next tokens, (batch, token).
-            noise: generator of stochastic release; None for the expected release.
-            precision: autocast context; None for none.
+            is_last: whether it is the last micro-batch of the step.
 
         Returns:
             The loss of each candidate, (K,) [nat/token].
         """
+        result = self._differentiate(tokens, targets)
+        # The next micro-batch may overwrite the tensors of a recorded step.
+        grads, losses, activity = result if is_last else copy_tensors(result)
+        for name, grad in grads.items():
+            self._grads[name] = self._grads[name] + grad if name in self._grads else grad
+        self._activities.append(activity)
+        return losses
+
+    def _compute_gradients(
+        self, tokens: Tensor, targets: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Activity]:
+        """Return the gradients of a micro-batch, the losses and the activity."""
 
         def loss(
             params: dict[str, Tensor], buffers: dict[str, Tensor]
         ) -> tuple[Tensor, tuple[Tensor, list[dict[str, Any]]]]:
-            out = functional_call(self.model, (params, buffers), (tokens, noise))
+            out = functional_call(self.model, (params, buffers), (tokens, self._noise))
             value = training_loss(out.logits, targets)
-            # Only tensors leave vmap, and a layer without experts has no routing.
-            parts = [
-                {name: part for name, part in layer._asdict().items() if part is not None}
-                for layer in out.activity
-            ]
-            return value + out.balance, (value, parts)
+            return value + out.balance, (value, _get_tensors(out.activity))
 
         # The fused attention of the CPU has no batching rule: vmap would run it per candidate.
-        with sdpa_kernel(SDPBackend.MATH), precision or nullcontext():
+        with sdpa_kernel(SDPBackend.MATH), self._make_precision():
             grads, (_, (losses, parts)) = vmap(
                 grad_and_value(loss, has_aux=True), randomness="same"
             )(self.params, self.buffers)
-        for name, grad in grads.items():
-            self._grads[name] = self._grads[name] + grad if name in self._grads else grad
-        self._activities.append(tuple(_make_activity(part) for part in parts))
-        return losses.detach()
+        return grads, losses.detach(), tuple(_make_activity(part) for part in parts)
 
     @torch.no_grad()
     def update(self, number: int, rates: Sequence[float]) -> list[list[tuple[int, int]]]:
@@ -158,67 +172,64 @@ class Population:
         Returns:
             For each candidate the merges and splits of each layer; empty when no event was due.
         """
-        norms = torch.stack([g.flatten(1).norm(dim=1) for g in self._grads.values()]).norm(dim=0)
-        count = len(self._activities)
-        shrink = (self._clips / (norms / count + _CLIP_FLOOR)).clamp(max=1.0) / count  # eq. (1)
         self._steps += 1
-        rate = torch.tensor(list(rates), device=shrink.device)
+        first, second = (1.0 - beta**self._steps for beta in MOMENT_RATES)
+        # One copy to the device: the learning rates, then the two corrections of eq. (3).
+        numbers = torch.tensor([*rates, first, second], device=self._clips.device)
+        self._update(self._grads, self._activities, numbers)
+        self._grads, self._activities = {}, []
+        return self._apply_events(number)
+
+    def _update_weights(
+        self, grads: dict[str, Tensor], activities: list[Activity], numbers: Tensor
+    ) -> None:
+        """Update weights, moments and buffers; `numbers` are the rates and the corrections."""
+        rate, first, root = numbers[:-2], numbers[-2], numbers[-1].sqrt()
+        norms = torch.stack([g.flatten(1).norm(dim=1) for g in grads.values()]).norm(dim=0)
+        count = len(activities)
+        shrink = (self._clips / (norms / count + _CLIP_FLOOR)).clamp(max=1.0) / count  # eq. (1)
         beta1, beta2 = MOMENT_RATES
-        first, second = 1.0 - beta1**self._steps, 1.0 - beta2**self._steps
         for name, p in self.params.items():
             shape = (-1, *[1] * (p.ndim - 1))
-            grad = self._grads[name] * shrink.view(shape)
+            grad = grads[name] * shrink.view(shape)
             mean, square = self._moments[name]
             mean.lerp_(grad, 1.0 - beta1)  # eq. (2)
             square.mul_(beta2).addcmul_(grad, grad, value=1.0 - beta2)
             if name in self._decayed:
                 p.mul_(1.0 - (rate * self._decays).view(shape))  # eq. (3)
-            scale = square.sqrt().div_(math.sqrt(second)).add_(_FLOOR)
+            scale = square.sqrt().div_(root).add_(_FLOOR)
             p.sub_(mean / scale * (rate / first).view(shape))
-        activity = average_activity(self._activities)
-        self._grads, self._activities = {}, []
-        return self._apply_plasticity(activity, number)
+        parts = _get_tensors(average_activity(activities))
+        for name, value in vmap(self._call_plasticity)(self.params, self.buffers, parts).items():
+            self.buffers[name].copy_(value)
 
-    def step(
-        self,
-        tokens: Tensor,
-        targets: Tensor,
-        number: int,
-        rates: Sequence[float],
-        noise: torch.Generator | None = None,
-        precision: AbstractContextManager | None = None,
-    ) -> Tensor:
+    def step(self, tokens: Tensor, targets: Tensor, number: int, rates: Sequence[float]) -> Tensor:
         """Run one optimizer step of one micro-batch; return the loss of each candidate, (K,)."""
-        losses = self.compute_gradients(tokens, targets, noise, precision)
+        losses = self.add_gradients(tokens, targets)
         self.update(number, rates)
         return losses
 
-    def _apply_plasticity(self, activity: Activity, number: int) -> list[list[tuple[int, int]]]:
-        """Apply the plasticity outside the gradient; each candidate has its own interval."""
-        plasticity = _PlasticityModule(self.model)
+    def _call_plasticity(
+        self,
+        params: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        parts: list[dict[str, Any]] | None,
+    ) -> Any:
+        """Run `_PlasticityModule` with the state of one candidate."""
+        given = None if parts is None else tuple(_make_activity(part) for part in parts)
+        state = {f"model.{name}": value for name, value in (params | buffers).items()}
+        return functional_call(_PlasticityModule(self.model), state, (given,))
 
-        def call(
-            params: dict[str, Tensor],
-            buffers: dict[str, Tensor],
-            parts: list[dict[str, Any]] | None,
-        ) -> object:
-            given = None if parts is None else tuple(_make_activity(part) for part in parts)
-            state = {f"model.{name}": value for name, value in (params | buffers).items()}
-            return functional_call(plasticity, state, (given,))
-
-        parts = [
-            {name: part for name, part in layer._asdict().items() if part is not None}
-            for layer in activity
-        ]
-        for name, value in vmap(call)(self.params, self.buffers, parts).items():  # type: ignore[attr-defined]
-            self.buffers[name].copy_(value)
+    def _apply_events(self, number: int) -> list[list[tuple[int, int]]]:
+        """Apply the structural events; each candidate has its own interval."""
         intervals = [self.models[row].interval for row in self.rows]
         due = [number % interval == interval // 2 for interval in intervals]
         if self.model.config.experts == 1 or not any(due):
             return [[] for _ in due]
         after, mixes, counts = vmap(
-            lambda params, buffers: call(params, buffers, None), randomness="same"
-        )(self.params, self.buffers)  # type: ignore[misc]
+            lambda params, buffers: self._call_plasticity(params, buffers, None),
+            randomness="same",
+        )(self.params, self.buffers)
         chosen = torch.tensor(due, device=counts.device)
         eye = torch.eye(self.model.config.experts, device=counts.device)
         for name, value in after.items():
@@ -262,6 +273,8 @@ class Population:
 
     def drop(self, rows: Sequence[int]) -> None:
         """Remove candidates that do not train on, between two steps."""
+        if not rows:
+            return  # the tensors stay in their places
         kept = [index for index, row in enumerate(self.rows) if row not in rows]
         self.rows = [self.rows[index] for index in kept]
         self.params = {name: value[kept] for name, value in self.params.items()}
@@ -270,6 +283,15 @@ class Population:
             name: (mean[kept], square[kept]) for name, (mean, square) in self._moments.items()
         }
         self._decays, self._clips = self._decays[kept], self._clips[kept]
+        self._prepare_functions()
+
+
+def _get_tensors(activity: Activity) -> list[dict[str, Any]]:
+    """Return the tensors of each layer: only tensors pass vmap, and a part may be missing."""
+    return [
+        {name: part for name, part in layer._asdict().items() if part is not None}
+        for layer in activity
+    ]
 
 
 def _make_activity(parts: dict[str, Any]) -> LayerActivity:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from synaptune.training.cuda_graph import can_record
 from synaptune.training.device import flush_denormals, make_autocast, pick_device, to_device
 from synaptune.training.errors import DivergedError, RunPruned
 from synaptune.training.image_job import ImageJob
@@ -22,7 +23,7 @@ from synaptune.training.job import Job, LanguageJob
 from synaptune.training.loggers.base import RunLogger
 from synaptune.training.loggers.progress import Progress
 from synaptune.training.module import make_noise_seed
-from synaptune.training.optimizers import load_moments, make_optimizer
+from synaptune.training.optimizers import load_moments, make_optimizer, set_rate
 from synaptune.training.population import Population
 from synaptune.training.recorder import FitState, RunRecorder
 from synaptune.training.schedules import learning_rate
@@ -133,7 +134,8 @@ def fit_population(
         UserError: the device is missing, or a file cannot be written.
     """
     device = pick_device(jobs[0].training.device)
-    population = _make_population(jobs, device)
+    noise = torch.Generator(device)
+    population = _make_population(jobs, noise, device)
     contents = [start for start in starts if start is not None]
     states = [FitState(**content["state"]) for content in contents] or [FitState() for _ in jobs]
     rows = [
@@ -153,7 +155,7 @@ def fit_population(
                 if isinstance(population, ImagePopulation):
                     _add_losses(present, population.step())
                 else:
-                    _train_language_step(population, present, step, device)
+                    _train_language_step(population, present, noise, step, device)
                 outcomes = {row: row.finish_step() for row in present}
             for row, outcome in outcomes.items():
                 if outcome is not None:
@@ -169,7 +171,9 @@ def fit_population(
             row.close(1)
 
 
-def _make_population(jobs: Sequence[Any], device: torch.device) -> Population | ImagePopulation:
+def _make_population(
+    jobs: Sequence[Any], noise: torch.Generator, device: torch.device
+) -> Population | ImagePopulation:
     if isinstance(jobs[0], ImageJob):
         return ImagePopulation(jobs)
     for job in jobs:
@@ -178,6 +182,9 @@ def _make_population(jobs: Sequence[Any], device: torch.device) -> Population | 
         [job.model for job in jobs],
         decays=[job.training.weight_decay for job in jobs],
         clips=[job.training.clip for job in jobs],
+        noise=noise,
+        make_precision=lambda: make_autocast(jobs[0].training, device),
+        graphs=can_record(jobs[0], device),
     )
 
 
@@ -189,17 +196,20 @@ def _load_optimizer(job: Job, content: dict[str, Any]) -> torch.optim.Optimizer:
 
 
 def _train_language_step(
-    population: Population, present: Sequence[_Row], step: int, device: torch.device
+    population: Population,
+    present: Sequence[_Row],
+    noise: torch.Generator,
+    step: int,
+    device: torch.device,
 ) -> None:
     """Run one optimizer step of all candidates; the batches are those of any of the jobs."""
-    job, noise = present[0].job, torch.Generator(device)
-    for part in range(job.training.accumulate):
-        number = (step - 1) * job.training.accumulate + part
+    job = present[0].job
+    numbers = range((step - 1) * job.training.accumulate, step * job.training.accumulate)
+    for number in numbers:
         noise.manual_seed(make_noise_seed(job.seed, number))
         batch = to_device(job.make_batch(number), device)
-        losses = population.compute_gradients(
-            batch.tokens, batch.targets, noise, make_autocast(job.training, device)
-        )
+        is_last = number == numbers[-1]
+        losses = population.add_gradients(batch.tokens, batch.targets, is_last=is_last)
         _add_losses(present, losses)
     events = population.update(step, [row.rate for row in present])
     for row, of_layers in zip(present, events, strict=True):
@@ -259,8 +269,7 @@ class _Row:
         """Return the optimizer that a run of its own would have now."""
         optimizer = make_optimizer(self.job.model, self.job.training)
         self._population.load_optimizer(self.index, optimizer)
-        for group in optimizer.param_groups:
-            group["lr"] = self.rate
+        set_rate(optimizer, self.rate)
         return optimizer
 
     def _end(self, *, pruned: bool) -> FitResult:
