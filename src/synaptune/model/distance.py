@@ -43,7 +43,13 @@ class Distance(nn.Module):
         heads: attention heads.
         variant: barrier, learned or clock.
         context: T_max [token].
+
+    Attributes:
+        EAGER: methods that torch.compile does not trace; on a GPU it fails at this sum (torch
+            2.11).
     """
+
+    EAGER = ("accumulate",)
 
     def __init__(self, width: int, heads: int, variant: str, context: int) -> None:
         super().__init__()
@@ -60,6 +66,10 @@ class Distance(nn.Module):
             speed = speed + upcast(F.linear(x, self.weight)).transpose(1, 2)
         return speed.clamp(max=MAX_LOG_SPEED).exp()
 
+    def accumulate(self, speed: Tensor) -> Tensor:
+        """Return the sum of m up to each token."""
+        return speed.cumsum(-1)
+
     def forward(
         self, x: Tensor, params: SynapseTensors, before: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -70,7 +80,7 @@ class Distance(nn.Module):
             params: parameters of the synapse.
             before: c of the last token before x, (batch or 1, head or 1, 1); None at the start.
         """
-        time = self.advance(x).cumsum(-1)
+        time = self.accumulate(self.advance(x))
         if before is not None:
             time = time + before
         return distance_bias(time, params.attention, context=self.context), time

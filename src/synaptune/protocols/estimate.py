@@ -25,11 +25,11 @@ from synaptune.config.flat import has_name, is_training_config
 from synaptune.core.errors import UserError
 from synaptune.core.files import measure_folder
 from synaptune.core.text import format_bytes, format_duration
+from synaptune.protocols.population import resolve_workers
 from synaptune.protocols.protocol import read_kept_checkpoints
 from synaptune.protocols.stages import INCUMBENT_SEEDS
 from synaptune.search.config import SearchConfig
 from synaptune.search.objective.score import needs_baseline
-from synaptune.search.workers.config import resolve_worker_count
 from synaptune.study.location import StudyLocation
 from synaptune.study.reader import read_study
 from synaptune.training.config import CHECKPOINT_FILE
@@ -140,9 +140,8 @@ def estimate_protocol(
         location: where the study would be.
         make_plan: makes the stages for a number of workers.
     """
-    workers: Any = OmegaConf.to_object(base.workers)
     search: Any = OmegaConf.to_object(base.search)
-    count = resolve_worker_count(workers).slots
+    count = resolve_workers(base).slots
     plan = add_search_runs(make_plan(count), search, OmegaConf.to_object(base.objective))
     return print_estimate(plan, base, location, workers=count)
 

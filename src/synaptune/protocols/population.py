@@ -12,14 +12,31 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from omegaconf import DictConfig, OmegaConf
+
 from synaptune.protocols.trial_run import TrainingEvaluation, TrialRun, combine_runs
 from synaptune.search.trial import Trial, make_error_result
 from synaptune.search.workers.base import FinishedTrial, OnReport, SequentialEvaluation
+from synaptune.search.workers.config import WorkersConfig, resolve_worker_count
 from synaptune.study.artifacts import read_run_facts
 from synaptune.training.errors import RunPruned
 
 if TYPE_CHECKING:
     from synaptune.config.run import PreparedRun
+
+
+def resolve_workers(base: DictConfig) -> WorkersConfig:
+    """Return the workers of a protocol; `auto` trains a generation as one program on a GPU."""
+    workers: Any = OmegaConf.to_object(base.workers)
+    can_batch = (
+        base.model.kind == "transformer"
+        and base.model.mixer == "attention"
+        and base.objective.name != "policy"
+        and base.training.optimizer == "adamw"
+        and base.training.device != "cpu"
+        and base.trial.timeout is None
+    )
+    return resolve_worker_count(workers, can_batch=can_batch)
 
 
 class _Member(NamedTuple):

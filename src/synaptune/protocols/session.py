@@ -14,7 +14,7 @@ from synaptune.config.compose import compose_config
 from synaptune.config.flat import read_group
 from synaptune.core.errors import user_error
 from synaptune.core.text import get_override_key
-from synaptune.protocols.population import PopulationEvaluation
+from synaptune.protocols.population import PopulationEvaluation, resolve_workers
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.stages import measure_baseline
 from synaptune.protocols.trial_run import TrainingEvaluation
@@ -34,7 +34,6 @@ from synaptune.search.workers.config import (
     WorkersConfig,
     check_execution,
     make_workers,
-    resolve_worker_count,
 )
 from synaptune.study.callbacks.notify import Notifier, NotifyConfig
 from synaptune.study.database.keys import WRITER
@@ -217,11 +216,10 @@ def _read_execution(
     Raises:
         UserError: a setting has a fault.
     """
-    workers, trial, stop, notify = (
-        OmegaConf.to_object(base[group]) for group in ("workers", "trial", "stop", "notify")
+    workers = resolve_workers(base)
+    trial, stop, notify = (
+        OmegaConf.to_object(base[group]) for group in ("trial", "stop", "notify")
     )
-    assert isinstance(workers, WorkersConfig)
-    workers = resolve_worker_count(workers)
     assert isinstance(trial, TrialConfig)
     assert isinstance(stop, StopConfig)
     assert isinstance(notify, NotifyConfig)

@@ -107,6 +107,18 @@ def test_a_population_takes_every_gpu_of_several_and_keeps_to_those_that_are_nam
     assert (one.count, one.devices, one.populations_per_device) == (16, [], 1)
 
 
+def test_trials_that_can_share_a_program_do_so_on_a_gpu_unless_the_workers_are_chosen(
+    two_gpus, monkeypatch
+):
+    config = resolve_worker_count(WorkersConfig(), can_batch=True)
+    assert (config.kind, config.count, config.devices) == ("population", 16, ["0", "1"])
+    for chosen in (WorkersConfig(count=2), WorkersConfig(kind="processes")):
+        assert resolve_worker_count(chosen, can_batch=True).kind == chosen.kind
+    assert resolve_worker_count(WorkersConfig(devices=["1"]), can_batch=True).devices == ["1"]
+    monkeypatch.setattr("synaptune.search.workers.config.count_gpus", lambda: 0)
+    assert resolve_worker_count(WorkersConfig(), can_batch=True).kind == "auto"
+
+
 def test_one_worker_with_a_device_runs_in_a_process_that_sees_only_this_one(two_gpus, tmp_path):
     config = resolve_worker_count(WorkersConfig(devices=["1"]))
     assert config.slots == 1

@@ -114,13 +114,20 @@ def check_execution(workers: WorkersConfig, trial: TrialConfig) -> None:
         )
 
 
-def resolve_worker_count(workers: WorkersConfig) -> WorkersConfig:
+def resolve_worker_count(workers: WorkersConfig, *, can_batch: bool = False) -> WorkersConfig:
     """Choose the number of workers of a protocol on this machine if the configuration does not.
 
-    There is one worker for each GPU, or without a GPU one for each core, at most MAX_WORKERS. A run
-    of a small model gains little from a second core (docs/results.md); two concurrent runs use two
-    cores better.
+    On a GPU, trials that can share a program do. Else there is one worker for each GPU, or without
+    a GPU one for each core, at most MAX_WORKERS. A run of a small model gains little from a second
+    core (docs/results.md); two concurrent runs use two cores better.
+
+    Args:
+        workers: configuration of the workers.
+        can_batch: whether the trials can share a program (training/population_fit.py).
     """
+    if can_batch and workers.kind == "auto" and workers.count is None and not workers.devices:
+        if count_gpus():
+            return resolve_population(replace(workers, kind=POPULATION))
     if workers.kind == POPULATION:
         return resolve_population(workers)
     if workers.count is not None or workers.kind not in ("auto", "here", "processes"):
