@@ -125,9 +125,9 @@ def resolve_worker_count(workers: WorkersConfig, *, can_batch: bool = False) -> 
         workers: configuration of the workers.
         can_batch: whether the trials can share a program (training/population_fit.py).
     """
-    if can_batch and workers.kind == "auto" and workers.count is None and not workers.devices:
-        if count_gpus():
-            return resolve_population(replace(workers, kind=POPULATION))
+    is_free = workers.kind == "auto" and workers.count is None and not workers.devices
+    if can_batch and is_free and count_gpus():
+        return resolve_population(replace(workers, kind=POPULATION))
     if workers.kind == POPULATION:
         return resolve_population(workers)
     if workers.count is not None or workers.kind not in ("auto", "here", "processes"):
