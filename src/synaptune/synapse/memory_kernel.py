@@ -61,8 +61,12 @@ def fast_memory_scan(
     return recalled, Consolidation(gated.mean(0), bdnf.mean(0))
 
 
+def _runs_in_triton(x: Tensor) -> bool:
+    return x.device.type == "cuda"
+
+
 def _has_kernel(pre: Tensor) -> bool:
-    if pre.device.type == "cuda":
+    if _runs_in_triton(pre):
         return pre.dtype == torch.float32 and has_triton()
     return (
         pre.device.type == "cpu"
@@ -84,7 +88,7 @@ class _MemoryScan(torch.autograd.Function):
     def forward(
         pre: Tensor, post: Tensor, write: Tensor, packed: Tensor, tick: int, delta: bool
     ) -> tuple[Tensor, ...]:
-        if pre.device.type == "cuda":
+        if _runs_in_triton(pre):
             from synaptune.synapse.triton_memory import run_forward
 
             inputs = (x.contiguous() for x in (pre, post, write, packed))
@@ -131,7 +135,7 @@ class _MemoryGradient(torch.autograd.Function):
         grad: Tensor,
         *kept: Tensor,
     ) -> tuple[Tensor, ...]:
-        if pre.device.type == "cuda":
+        if _runs_in_triton(pre):
             from synaptune.synapse.triton_memory import Kept, run_backward
 
             inputs = [x.contiguous() for x in (pre, post, write, packed, grad, *kept)]

@@ -148,14 +148,14 @@ def open_gates_kernel(
 
 
 @triton.jit
-def _add_past(dpre, dpast, tokens, rank: tl.constexpr, block: tl.constexpr):
-    """Add to dpre the gradient of the next token's past."""
-    for first in range(0, tokens - 1, block):
-        t = first + tl.arange(0, block)
-        inside = t < tokens - 1
-        later = tl.load(dpast + (t + 1) * rank, mask=inside, other=0.0)
-        here = tl.load(dpre + t * rank, mask=inside, other=0.0)
-        tl.store(dpre + t * rank, here + later, mask=inside)
+def _add_past(dpre, dpast, share, tokens, rank: tl.constexpr, block: tl.constexpr):
+    """Add to dpre the gradient of the next token's past, in one of `rank` shares of a row."""
+    begin = share * (tokens - 1)
+    for first in range(begin, begin + tokens - 1, block):
+        at = first + tl.arange(0, block)
+        inside = at < begin + tokens - 1
+        later = tl.load(dpast + at + rank, mask=inside, other=0.0)
+        tl.store(dpre + at, tl.load(dpre + at, mask=inside, other=0.0) + later, mask=inside)
 
 
 @triton.jit
@@ -181,8 +181,10 @@ def reverse_gates_kernel(
     params = load_params(packed + row // per_set * PARAMETERS)
     ticks = tokens // tick
     size = (ticks + 1) * rank
-    begin = row * tokens * rank + i
-    _add_past(dpre + begin, dpast + begin, tokens, rank, block)
+    begin = row * tokens * rank
+    _add_past(dpre + begin, dpast + begin, i, tokens, rank, block)
+    post += begin + i
+    dpost += begin + i
     levels += row * LEVELS * size + i
     write += row * tokens
     dbeta += row * tokens
@@ -225,7 +227,7 @@ def reverse_gates_kernel(
         dcalcium = don * on * (1.0 - on) - g * (1.0 - slow) * silent * (1.0 - silent)
         dcalcium *= params.switch_slope / tick
         for t in tl.static_range(tick):
-            token = begin + ((n - 1) * tick + t) * rank
+            token = ((n - 1) * tick + t) * rank
             b = tl.load(post + token, mask=inside, other=0.0)
             sign = (b > 0.0).to(tl.float32) - (b < 0.0).to(tl.float32)
             old = tl.load(dpost + token, mask=inside, other=0.0)

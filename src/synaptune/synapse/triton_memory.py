@@ -32,7 +32,6 @@ from synaptune.synapse.triton_kinase import (
 )
 
 CHUNK = 16  # tokens solved at once
-WARPS = 2  # of a program that solves a chunk
 STAGES = 4  # maps that the pass over the chunks loads ahead
 TICKS = 512  # ticks of a block of the gates
 LEAST = 16  # smallest dimension of a product of matrices in Triton
@@ -87,7 +86,7 @@ def run_forward(
     recalled, adds = torch.empty_like(pre), torch.empty_like(kept.starts)
     gated, sizes = pre.new_empty(rows, rank, rank), pre.new_empty(rows, chunks, rank)
     shape = {"rank": rank, "half": half, "chunk": CHUNK}
-    solving = {"delta": delta, "wide": max(half, LEAST), "num_warps": WARPS}
+    solving = {"delta": delta, **_describe_products(half)}
     open_gates_kernel[(rows * rank,)](
         post, packed, per_set, kept.levels, kept.table, tokens,
         rank=rank, chunk=CHUNK, **_describe_ticks(tokens, tick),
@@ -139,7 +138,7 @@ def run_backward(
         torch.empty_like(x) for x in (pre, pre, post, write, write)
     )
     shape = {"rank": rank, "half": half, "chunk": chunk}
-    solving = {"delta": delta, "wide": max(half, LEAST), "num_warps": WARPS}
+    solving = {"delta": delta, **_describe_products(half)}
     reverse_map_kernel[(rows * chunks,)](
         pre, write, packed, per_set, kept.table, kept.opening, kept.inverse, grad, dadds, tokens,
         **shape, **solving,
@@ -164,6 +163,12 @@ def _describe_ticks(tokens: int, tick: int) -> dict[str, int]:
     ticks = max(tokens // tick, 1)
     block = min(TICKS, triton.next_power_of_2(ticks))
     return {"tick": tick, "bits": tick.bit_length() - 1, "block": block}
+
+
+def _describe_products(half: int) -> dict[str, int]:
+    """Return the padded rank of the products, and the warps that keep them in registers."""
+    wide = max(half, LEAST)
+    return {"wide": wide, "num_warps": wide // 4}
 
 
 def _count_pass_warps(half: int) -> int:
