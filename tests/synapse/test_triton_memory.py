@@ -33,7 +33,7 @@ CHUNK = 16
 
 def import_kernels(monkeypatch):
     """Import the kernels anew: Triton decides at their definition who runs them."""
-    for name in ("step", "kinase", "chunk", "memory"):
+    for name in ("step", "kinase", "chunk", "fast_weights", "memory"):
         monkeypatch.delitem(sys.modules, f"synaptune.synapse.triton_{name}", raising=False)
     return importlib.import_module("synaptune.synapse.triton_memory")
 
@@ -165,7 +165,7 @@ CONSTANTS = {  # beside the rank and the chunk
     "open_gates_kernel": {"tick": 4, "bits": 2, "block": 512},
     "map_kernel": {"delta": True, "tick": 4, "digits": 4, "wide": 16},
     "pass_kernel": {"tick": 4, "reverse": True, "stages": 4},
-    "recall_kernel": {"delta": True, "bits": 12, "wide": 16},
+    "recall_kernel": {"delta": True, "wide": 16},
     "reverse_map_kernel": {"delta": True, "wide": 16},
     "gradient_kernel": {"delta": True, "wide": 16},
     "reverse_gates_kernel": {"tick": 4, "bits": 2, "block": 512},

@@ -138,8 +138,11 @@ class _MemoryGradient(torch.autograd.Function):
         if _runs_in_triton(pre):
             from synaptune.synapse.triton_memory import Kept, run_backward
 
-            inputs = [x.contiguous() for x in (pre, post, write, packed, grad, *kept)]
-            return run_backward(*inputs[:4], Kept(*inputs[5:]), inputs[4], tick=tick, delta=delta)
+            pre, post, write, packed, grad = (
+                x.contiguous() for x in (pre, post, write, packed, grad)
+            )
+            saved = Kept(*(x.contiguous() for x in kept))
+            return run_backward(pre, post, write, packed, saved, grad, tick=tick, delta=delta)
         into = tuple(
             torch.empty_like(x, memory_format=torch.contiguous_format) for x in (pre, post, write)
         )

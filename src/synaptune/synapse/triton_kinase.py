@@ -91,7 +91,7 @@ def _flow(calcium, params, tick: tl.constexpr, bits: tl.constexpr):
     return on, silent, sums(1.0 - params.camkii_up * on - params.camkii_down * off, tick, bits)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["per_set", "tokens"])
 def open_gates_kernel(
     post,
     packed,
@@ -158,7 +158,7 @@ def _add_past(dpre, dpast, share, tokens, rank: tl.constexpr, block: tl.constexp
         tl.store(dpre + at, tl.load(dpre + at, mask=inside, other=0.0) + later, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["per_set", "tokens"])
 def reverse_gates_kernel(
     post,
     write,

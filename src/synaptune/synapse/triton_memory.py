@@ -17,7 +17,7 @@ import torch
 import triton
 from torch import Tensor
 
-from synaptune.synapse.triton_chunk import (
+from synaptune.synapse.triton_fast_weights import (
     gradient_kernel,
     map_kernel,
     pass_kernel,
@@ -89,7 +89,7 @@ def run_forward(
     solving = {"delta": delta, **_describe_products(half)}
     open_gates_kernel[(rows * rank,)](
         post, packed, per_set, kept.levels, kept.table, tokens,
-        rank=rank, chunk=CHUNK, **_describe_ticks(tokens, tick),
+        rank=rank, chunk=CHUNK, **_describe_ticks(tick),
     )  # fmt: skip
     map_kernel[(rows * chunks,)](
         pre, post, write, packed, per_set, kept.levels, kept.table, kept.opening, kept.inverse,
@@ -103,7 +103,7 @@ def run_forward(
     recall_kernel[(rows * chunks,)](
         pre, post, write, packed, per_set, kept.table, kept.opening, kept.inverse, kept.starts,
         recalled, sizes, tokens,
-        bits=tokens.bit_length(), **shape, **solving,
+        **shape, **solving,
     )  # fmt: skip
     return recalled, gated, sizes.sum(1), kept
 
@@ -154,15 +154,13 @@ def run_backward(
     )  # fmt: skip
     reverse_gates_kernel[(rows * rank,)](
         post, write, packed, per_set, kept.levels, dbeta, dpast, dpre, dpost, tokens,
-        rank=rank, **_describe_ticks(tokens, tick),
+        rank=rank, **_describe_ticks(tick),
     )  # fmt: skip
     return dpre, dpost, dwrite
 
 
-def _describe_ticks(tokens: int, tick: int) -> dict[str, int]:
-    ticks = max(tokens // tick, 1)
-    block = min(TICKS, triton.next_power_of_2(ticks))
-    return {"tick": tick, "bits": tick.bit_length() - 1, "block": block}
+def _describe_ticks(tick: int) -> dict[str, int]:
+    return {"tick": tick, "bits": tick.bit_length() - 1, "block": TICKS}
 
 
 def _describe_products(half: int) -> dict[str, int]:
