@@ -5,14 +5,13 @@ compile for GPUs that are not there.
 from __future__ import annotations
 
 import importlib
-import re
-import subprocess
 import sys
 
 import pytest
 import torch
 from torch.func import grad, vmap
 
+from helpers.triton_tools import count_stack_bytes, use_interpreter
 from synaptune.model.attention import AttentionBias, biased_attention
 
 triton = pytest.importorskip("triton", reason="Triton is not installed: synaptune[gpu]")
@@ -30,18 +29,7 @@ def import_kernels(monkeypatch):
 @pytest.fixture
 def interpreted(monkeypatch):
     """The kernels in Triton's interpreter, in tiles of 16 queries and 32 keys."""
-    from triton import language
-    from triton.runtime.interpreter import InterpretedFunction
-
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    # The functions of Triton's own language, such as `sum`, were defined at its import. The
-    # interpreter changes more of it and restores a part.
-    for library in (language, language.standard, language.core):
-        for name, value in list(vars(library).items()):
-            is_function = isinstance(value, triton.JITFunction)
-            monkeypatch.setattr(
-                library, name, InterpretedFunction(value.fn) if is_function else value
-            )
+    use_interpreter(monkeypatch)
     module = import_kernels(monkeypatch)
     small = module.KernelTiles(*[module.Tiles(16, 32, 4, 1)] * 3)
     for name in ("NARROW", "SINGLE"):
@@ -222,15 +210,6 @@ def compile_kernel(module, name, dtype, width, tick, capability):
         target=GPUTarget("cuda", capability, 32),
         options={"num_warps": tiles.warps, "num_stages": tiles.stages},
     )
-
-
-def count_stack_bytes(cubin, folder):
-    """Return the bytes of stack of a thread; registers that do not suffice spill there."""
-    file = folder / "kernel.cubin"
-    file.write_bytes(cubin)
-    tool = triton.knobs.nvidia.cuobjdump.path
-    done = subprocess.run([tool, "-res-usage", file], capture_output=True, text=True, check=True)
-    return int(re.search(r"STACK:(\d+)", done.stdout + done.stderr)[1])
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -126,7 +126,7 @@ class Tick(NamedTuple):
 
 
 @triton.jit
-def _sigmoid(x):
+def sigmoid(x):
     return 1.0 / (1.0 + tl.exp(tl.minimum(tl.maximum(-x, -60.0), 60.0)))
 
 
@@ -158,7 +158,7 @@ def _within(x, top):
 
 
 @triton.jit
-def _sums(a, tokens: tl.constexpr, bits: tl.constexpr):
+def sums(a, tokens: tl.constexpr, bits: tl.constexpr):
     """`geometric_sums` of clock.py by doubling; bits: binary digits of tokens below the first."""
     slope = _positive(a)
     if tokens == 1:
@@ -227,9 +227,9 @@ def _evoked(y1, y7, params):
 def _sense(calcium, params):
     """Occupancies of synaptotagmin 1, 7 and Doc2."""
     return (
-        _sigmoid(params.syt1_slope * (calcium - params.cpx_thresh)),
-        _sigmoid(params.syt7_slope * (calcium - params.syt7_clamp * params.cpx_thresh)),
-        _sigmoid(params.doc2_slope * (calcium - params.doc2_half)),
+        sigmoid(params.syt1_slope * (calcium - params.cpx_thresh)),
+        sigmoid(params.syt7_slope * (calcium - params.syt7_clamp * params.cpx_thresh)),
+        sigmoid(params.doc2_slope * (calcium - params.doc2_half)),
     )
 
 
@@ -244,13 +244,13 @@ def birth_efficacy(params):
 @triton.jit
 def step(old, drive, eta, params, tokens: tl.constexpr, bits: tl.constexpr):
     """One tick; returns the next state and the values that the adjoint needs."""
-    spike = _sigmoid(drive)
+    spike = sigmoid(drive)
     inflow = (1.0 - params.tau_c) * params.alpha_ca * _softplus(drive) + params.buf_off * old.m
-    calcium = _sums(params.tau_c - params.buf_on * (1.0 - old.m), tokens, bits)
+    calcium = sums(params.tau_c - params.buf_on * (1.0 - old.m), tokens, bits)
     c_raw = calcium.power * old.c + calcium.gain * inflow
     c = tl.maximum(c_raw, 0.0)
     mean_calcium = (calcium.gain * old.c + calcium.total * inflow) / tokens
-    buffer = _sums(params.tau_buf - params.buf_on * mean_calcium - params.buf_off, tokens, bits)
+    buffer = sums(params.tau_buf - params.buf_on * mean_calcium - params.buf_off, tokens, bits)
     m_raw = buffer.power * old.m + buffer.gain * params.buf_on * mean_calcium
     m = _clamp(m_raw, 1.0)
 
@@ -258,7 +258,7 @@ def step(old, drive, eta, params, tokens: tl.constexpr, bits: tl.constexpr):
     rho_raw = spike * old.p * _evoked(y1, y7, params) + params.leak_share * params.doc2_gain * yd
     rho = _clamp(rho_raw, 1.0)
     refill = old.v / ((old.v + 1.0) * params.tau_rrp)
-    pool = _sums(1.0 - rho - refill, tokens, bits)
+    pool = sums(1.0 - rho - refill, tokens, bits)
     occupied = pool.gain * old.r + pool.total * refill * params.init_rrp
     f1 = refill * (tokens * params.init_rrp - occupied)
     filled = tl.minimum(tl.maximum(f1, 0.0), old.v)
@@ -271,10 +271,10 @@ def step(old, drive, eta, params, tokens: tl.constexpr, bits: tl.constexpr):
     draw = expected + sd * eta
     x = tl.minimum(tl.maximum(draw, 0.0), available)
 
-    dwell = _sums(1.0 - 1.0 / params.endo_delay, tokens, bits)
+    dwell = sums(1.0 - 1.0 / params.endo_delay, tokens, bits)
     q = dwell.power * old.q + dwell.gain * x / tokens
     recovered = old.q + x - q
-    recycle = _sums(1.0 - params.rec_rate, tokens, bits)
+    recycle = sums(1.0 - params.rec_rate, tokens, bits)
     w = recycle.power * old.w + recycle.gain * tl.maximum(recovered, 0.0) / tokens
     returned = old.w + tl.maximum(recovered, 0.0) - w
     r_raw = old.r - x + filled
@@ -282,21 +282,21 @@ def step(old, drive, eta, params, tokens: tl.constexpr, bits: tl.constexpr):
     v = old.v + tl.maximum(returned, 0.0) - filled
 
     used = params.unprime * x / tokens
-    snare = _sums(1.0 - used - params.nsf, tokens, bits)
+    snare = sums(1.0 - used - params.nsf, tokens, bits)
     s_raw = snare.power * old.s + snare.gain * params.nsf
     mean_snare_raw = (snare.gain * old.s + snare.total * params.nsf) / tokens
     primes = params.prime_rate * _clamp(mean_snare_raw, 1.0)
-    primed = _sums(1.0 - primes - used, tokens, bits)
+    primed = sums(1.0 - primes - used, tokens, bits)
     p_raw = primed.power * old.p + primed.gain * primes
     p = _clamp(p_raw, 1.0)
 
-    refuel = _sums(1.0 - params.fill, tokens, bits)
+    refuel = sums(1.0 - params.fill, tokens, bits)
     a_raw = refuel.power * old.a + refuel.gain * (
         params.fill * params.max_energy - params.use * x / tokens
     )
     a = tl.maximum(a_raw, 0.0)
     load = params.amp_load * x / tokens
-    ampa = _sums(1.0 - load - params.amp_leak, tokens, bits)
+    ampa = sums(1.0 - load - params.amp_leak, tokens, bits)
     g_raw = ampa.power * old.g + ampa.gain * params.ampa_ceiling * load
     g = _clamp(g_raw, params.ampa_ceiling)
 
@@ -324,9 +324,9 @@ def adjoint(old, drive, eta, d, de, params, tokens: tl.constexpr, bits: tl.const
     state and `de` of the efficacy.
     """
     new, t = step(old, drive, eta, params, tokens, bits)
-    dwell = _sums(1.0 - 1.0 / params.endo_delay, tokens, bits)
-    recycle = _sums(1.0 - params.rec_rate, tokens, bits)
-    refuel = _sums(1.0 - params.fill, tokens, bits)
+    dwell = sums(1.0 - 1.0 / params.endo_delay, tokens, bits)
+    recycle = sums(1.0 - params.rec_rate, tokens, bits)
+    refuel = sums(1.0 - params.fill, tokens, bits)
     inv = 1.0 / tokens
     size_r = t.size * new.r
     dprob = de * size_r * t.fluctuation
