@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.func import grad, vmap
 
+from helpers.interpreter import interpret_triton
 from synaptune.model.attention import AttentionBias, biased_attention
 
 triton = pytest.importorskip("triton", reason="Triton is not installed: synaptune[gpu]")
@@ -30,18 +31,7 @@ def import_kernels(monkeypatch):
 @pytest.fixture
 def interpreted(monkeypatch):
     """The kernels in Triton's interpreter, in tiles of 16 queries and 32 keys."""
-    from triton import language
-    from triton.runtime.interpreter import InterpretedFunction
-
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    # The functions of Triton's own language, such as `sum`, were defined at its import. The
-    # interpreter changes more of it and restores a part.
-    for library in (language, language.standard, language.core):
-        for name, value in list(vars(library).items()):
-            is_function = isinstance(value, triton.JITFunction)
-            monkeypatch.setattr(
-                library, name, InterpretedFunction(value.fn) if is_function else value
-            )
+    interpret_triton(monkeypatch)
     module = import_kernels(monkeypatch)
     small = module.KernelTiles(*[module.Tiles(16, 32, 4, 1)] * 3)
     for name in ("NARROW", "SINGLE"):
