@@ -60,11 +60,11 @@ def pack(params: SynapseTensors) -> torch.Tensor:
     return torch.stack(list_values(params, fused._PACKED))[None]
 
 
-def make_case(heads: int, keys: int, tokens: int, dtype=torch.float32):
+def make_case(heads: int, keys: int, tokens: int, dtype=torch.float32, batch: int = 1):
     """Return product and threshold, which have gradients, and the gradient of the bias."""
     stream = torch.Generator().manual_seed(keys)
     updates = -(-keys // tokens) - 1
-    product = 3.0 * torch.randn(2, heads, updates, keys, generator=stream)
+    product = 3.0 * torch.randn(batch, heads, updates, keys, generator=stream)
     threshold = 2.0 - torch.arange(heads)
     weights = torch.randn(product.shape, generator=stream)
     return product.to(dtype).requires_grad_(), threshold.requires_grad_(), weights
@@ -92,10 +92,10 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(1)
 
 
-def draw(module, product, params) -> torch.Tensor:
+def draw(module, product, params, tokens: int) -> torch.Tensor:
     """Return the noise that the kernels draw from `seeded`."""
     seed = torch.randint(fused.MAX_SEED, (1,), generator=seeded())
-    return module.draw_noise_like(product.detach(), pack(params), seed)
+    return module.draw_noise_like(product.detach(), pack(params), seed, tokens)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def draw(module, product, params) -> torch.Tensor:
 def test_the_interpreted_kernels_give_the_numbers_of_the_reference(
     interpreted, corner, heads, keys, tokens, noisy
 ):
-    product, threshold, weights = make_case(heads, keys, tokens)
+    product, threshold, weights = make_case(heads, keys, tokens, batch=3 - heads)
     params = make_params(CORNERS[corner] | (NOISY if noisy else {}))
-    noise = draw(interpreted, product, params) if noisy else None
+    noise = draw(interpreted, product, params, tokens) if noisy else None
     bias, e = fused.fused_bias(
         *(product, threshold, params, tokens, seeded() if noisy else None), needs_efficacy=True
     )
@@ -134,7 +134,7 @@ def test_products_of_16_bits_have_a_bias_of_32_bits(interpreted):
     assert e is None
     assert (bias.dtype, product.grad.dtype) == (torch.float32, torch.bfloat16)
     check((bias, threshold.grad), (expected[0], expected[3]))
-    check((product.grad,), expected[2:3], 3e-3)
+    check((product.grad,), expected[2:3], 6e-3)  # the interpreter cuts digits off
     with torch.no_grad():  # stores no states
         assert torch.equal(fused.fused_bias(product, threshold, make_params({}), 8)[0], bias)
 
@@ -142,21 +142,23 @@ def test_products_of_16_bits_have_a_bias_of_32_bits(interpreted):
 def test_noise_is_normal_on_its_share_of_the_pairs_and_a_matter_of_the_seed(
     interpreted, monkeypatch
 ):
-    monkeypatch.setattr(interpreted, "BLOCK", 4096)
+    tokens = 16384
+    monkeypatch.setattr(interpreted, "BLOCK", tokens)
     params = make_params({"synapse.stochastic.stochastic_train_frac": 0.25})
-    product = torch.zeros(1, 2, 4, 4096)
-    noise = draw(interpreted, product, params)
+    product = torch.zeros(1, 2, 4, tokens)
+    noise = draw(interpreted, product, params, tokens)
     drawn = noise[noise != 0.0]
     assert len(drawn) / noise.numel() == pytest.approx(0.25, abs=0.01)
     moments = [float((drawn**power).mean()) for power in (1, 2, 3, 4)]
     assert moments == pytest.approx([0.0, 1.0, 0.0, 3.0], abs=0.2)
-    assert torch.equal(noise, draw(interpreted, product, params))
-    other = interpreted.draw_noise_like(product, pack(params), torch.tensor([7]))
-    shared = (noise != 0.0) & (other != 0.0)
-    assert float(shared.float().mean()) == pytest.approx(0.25**2, abs=0.01)
-    assert abs(float((noise * other)[shared].mean())) < 0.1
-    first, second = noise[0, 0], noise[0, 1]  # two heads
-    assert abs(float((first * second).mean())) < 0.02
+    assert torch.equal(noise, draw(interpreted, product, params, tokens))
+    other = interpreted.draw_noise_like(product, pack(params), torch.tensor([7]), tokens)
+    pairs = [(noise, other), (noise[:, 0], noise[:, 1])]  # of two seeds, and of two heads
+    pairs += [(noise[:, :, tick], noise[:, :, tick + 1]) for tick in (0, 1)]
+    for first, second in pairs:
+        both = (first != 0.0) & (second != 0.0)
+        assert float(both.float().mean()) == pytest.approx(0.25**2, abs=0.01)
+        assert abs(float((first * second)[both].mean())) < 0.1
 
 
 def test_each_candidate_of_a_population_has_the_numbers_of_a_run_of_its_own(interpreted):
@@ -214,7 +216,7 @@ def test_a_kernel_compiles_for_gpus_without_spilling_to_memory(name, monkeypatch
     module = import_kernels(monkeypatch)
     function = getattr(module, name)
     constants = {"tokens": 16, "bits": 4, "segment": module.SEGMENT, "block": module.BLOCK}
-    constants |= {"has_noise": True, "stores": True, "has_efficacy": False}
+    constants |= {"has_noise": True, "stores": True, "has_efficacy": False, "fold": module.FOLD}
     types = dict.fromkeys(function.arg_names, "*fp32")
     types |= {"product": "*bf16", "dproduct": "*bf16", "seeds": "*i64"}
     types |= dict.fromkeys(("rows", "heads", "per_set", "updates", "keys"), "i32")
@@ -245,7 +247,7 @@ def test_a_gpu_gives_the_numbers_of_the_reference(corner, monkeypatch):
     seed = torch.randint(
         fused.MAX_SEED, (1,), generator=torch.Generator("cuda").manual_seed(1), device="cuda"
     )
-    drawn = module.draw_noise_like(product.detach(), pack(params), seed)
+    drawn = module.draw_noise_like(product.detach(), pack(params), seed, 16)
     bias, e = fused.fused_bias(product, threshold, params, 16, noise, needs_efficacy=True)
     bias.backward(weights)
     expected = run_reference(product, threshold, params, 16, drawn, weights)

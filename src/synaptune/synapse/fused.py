@@ -5,9 +5,9 @@
 
 The kernels of triton_scan.py compute (1) and (2), the stochastic release, and all gradients, and
 keep nothing per tick but the products. Under vmap, the candidates of a population are rows with
-their own parameters. The bias is in fp32: bf16 would round a bias of 2 to 4 nat by up to 0.008, more
-than the rounding of q and k moves a logit, and its gradient, which has the same dtype, leaves the
-range of fp16.
+their own parameters. The bias is in fp32: bf16 would round a bias of 2 to 4 nat by up to 0.008,
+more than the rounding of q and k moves a logit, and the gradient of a bias, which has its dtype,
+leaves the range of fp16.
 """
 
 from __future__ import annotations

@@ -41,7 +41,11 @@ from synaptune.synapse.triton_step import (
 
 BLOCK = 32  # keys of a program; chosen: one warp, so that early and late keys share a processor
 WARPS = 1
-SEGMENT = 16  # ticks between two stored states; chosen: states of a segment fit in the L2 cache
+SEGMENT = (
+    16  # ticks between two stored states, even; chosen: states of a segment fit in the L2 cache
+)
+FOLD = True  # whether the programs of the youngest keys follow those of the oldest
+SIZES = ("rows", "heads", "per_set", "updates", "keys")  # a new value compiles nothing anew
 STATES: tl.constexpr = tl.constexpr(len(State._fields))
 PARAMETERS: tl.constexpr = tl.constexpr(len(Params._fields))
 
@@ -77,9 +81,13 @@ def _load(place, block: tl.constexpr):
 
 
 @triton.jit
-def _locate(rows, updates, keys, tokens: tl.constexpr, block: tl.constexpr):
+def _locate(rows, updates, keys, tokens: tl.constexpr, block: tl.constexpr, fold: tl.constexpr):
     """Return row, keys, their ticks of birth, the last birth and the ticks of the oldest key."""
     number = tl.program_id(0) // rows
+    if fold:
+        # The short half in ascending order: a processor that has the longest gets the shortest.
+        blocks = tl.num_programs(0) // rows
+        number = tl.where(number < blocks // 2, number, blocks - 1 + blocks // 2 - number)
     key = number * block + tl.arange(0, block)
     birth = tl.where(key < keys, key // tokens, updates)
     last = tl.minimum((number * block + block - 1) // tokens, updates)
@@ -88,12 +96,13 @@ def _locate(rows, updates, keys, tokens: tl.constexpr, block: tl.constexpr):
 
 
 @triton.jit
-def _draw(seeds, row, per_set, tick, key, fraction, zero, has_noise: tl.constexpr):
-    eta = zero
-    if has_noise:
+def _draw(seeds, row, per_set, age, key, fraction, spare, has_noise: tl.constexpr):
+    """Return the noise of an age and that of the next one, which every second call draws."""
+    eta = spare
+    if has_noise and age % 2 == 0:
         seed = tl.load(seeds + row // per_set)
-        eta = draw_noise(seed, row % per_set, tick, key, fraction)
-    return eta
+        eta, spare = draw_noise(seed, row % per_set, age // 2, key, fraction)
+    return eta, spare
 
 
 @triton.jit
@@ -103,19 +112,31 @@ def _fill(out, value, last, key, keys, birth):
         tl.store(out + n * keys.to(tl.int64) + key, value, mask=(n < birth) & (key < keys))
 
 
-@triton.jit
-def noise_kernel(seeds, packed, out, rows, per_set, updates, keys, block: tl.constexpr):
+@triton.jit(do_not_specialize=SIZES)
+def noise_kernel(
+    seeds,
+    packed,
+    out,
+    rows,
+    per_set,
+    updates,
+    keys,
+    tokens: tl.constexpr,
+    block: tl.constexpr,
+    fold: tl.constexpr,
+):
     """Write the noise that the other kernels draw, (row, tick, key). Grid: as of them."""
-    row, key, _, _, _ = _locate(rows, updates, keys, 1, block)
-    zero = tl.zeros([block], tl.float32)
-    place = out + row.to(tl.int64) * updates * keys + key
-    _, _, fraction = start(packed + row // per_set * PARAMETERS, zero, 1, 0)
-    for n in range(0, updates):
-        eta = _draw(seeds, row, per_set, n + tl.zeros_like(key), key, fraction, zero, True)
-        tl.store(place + n * keys.to(tl.int64), eta, mask=key < keys)
+    row, key, birth, _, count = _locate(rows, updates, keys, tokens, block, fold)
+    spare = tl.zeros([block], tl.float32)
+    at = (row.to(tl.int64) * updates + birth) * keys + key
+    _, _, fraction = start(packed + row // per_set * PARAMETERS, spare, 1, 0)
+    for age in range(0, count):
+        eta, spare = _draw(seeds, row, per_set, age, key, fraction, spare, True)
+        tl.store(out + at, eta, mask=birth + age < updates)
+        at += keys
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def forward_kernel(
     product,
     threshold,
@@ -136,13 +157,14 @@ def forward_kernel(
     stores: tl.constexpr,
     has_efficacy: tl.constexpr,
     block: tl.constexpr,
+    fold: tl.constexpr,
 ):
     """Write the bias (row, tick, key), and where asked the efficacy and the states.
 
     The efficacy is (row, tick + 1, key); it includes the first tick. The states are (program,
     segment - 1, state, key of the program). Grid: blocks of keys times rows.
     """
-    row, key, birth, last, count = _locate(rows, updates, keys, tokens, block)
+    row, key, birth, last, count = _locate(rows, updates, keys, tokens, block, fold)
     zero = tl.zeros([block], tl.float32)
     rates, state, fraction = start(packed + row // per_set * PARAMETERS, zero, tokens, bits)
     shift = tl.load(threshold + row // per_set * heads + row % heads)
@@ -157,16 +179,16 @@ def forward_kernel(
     place += tl.arange(0, block)
     at = first + birth * wide + key
     drive = tl.load(product + at, mask=birth < updates, other=0.0).to(tl.float32) - shift
+    spare = zero
     for start_age in range(0, count, segment):
-        if stores:
-            if start_age > 0:
-                _store(place, state, block)
-                place += STATES * block
+        if stores and start_age > 0:
+            _store(place, state, block)
+            place += STATES * block
         for age in range(start_age, tl.minimum(start_age + segment, count)):
             tick = birth + age
             # The next drive is on its way while this tick runs.
             following = tl.load(product + at + wide, mask=tick + 1 < updates, other=0.0)
-            eta = _draw(seeds, row, per_set, tick, key, fraction, zero, has_noise)
+            eta, spare = _draw(seeds, row, per_set, age, key, fraction, spare, has_noise)
             state, values = step(state, drive, eta, rates, tokens, bits, has_noise)
             tl.store(bias + at, bias_of(values.efficacy, rates), mask=tick < updates)
             if has_efficacy:
@@ -176,7 +198,7 @@ def forward_kernel(
             at += wide
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def backward_kernel(
     product,
     threshold,
@@ -197,13 +219,14 @@ def backward_kernel(
     segment: tl.constexpr,
     has_noise: tl.constexpr,
     block: tl.constexpr,
+    fold: tl.constexpr,
 ):
     """Write the gradient of the products, and of the threshold the part of each program.
 
     Grid: as of `forward_kernel`. The scratch area is (program, tick of a segment, state and noise,
     key).
     """
-    row, key, birth, last, count = _locate(rows, updates, keys, tokens, block)
+    row, key, birth, last, count = _locate(rows, updates, keys, tokens, block, fold)
     zero = tl.zeros([block], tl.float32)
     rates, newborn, fraction = start(packed + row // per_set * PARAMETERS, zero, tokens, bits)
     shift = tl.load(threshold + row // per_set * heads + row % heads)
@@ -223,9 +246,10 @@ def backward_kernel(
         if number > 0:
             state = _load(place + (number - 1) * STATES * block, block)
         length = tl.minimum(count - number * segment, segment)
-        tick = birth + number * segment
+        age = number * segment
+        tick = birth + age
         at = first + tick * wide + key
-        eta = _draw(seeds, row, per_set, tick, key, fraction, zero, has_noise)
+        eta, spare = _draw(seeds, row, per_set, age, key, fraction, zero, has_noise)
         drive = tl.load(product + at, mask=tick < updates, other=0.0).to(tl.float32) - shift
         for index in range(0, length - 1):
             _store(tape + index * width, state, block)
@@ -234,8 +258,9 @@ def backward_kernel(
             following = tl.load(product + at + wide, mask=tick + 1 < updates, other=0.0)
             state, _ = step(state, drive, eta, rates, tokens, bits, has_noise)
             tick += 1
+            age += 1
             at += wide
-            eta = _draw(seeds, row, per_set, tick, key, fraction, zero, has_noise)
+            eta, spare = _draw(seeds, row, per_set, age, key, fraction, spare, has_noise)
             drive = following.to(tl.float32) - shift
         by_bias = tl.load(dbias + at, mask=tick < updates, other=0.0).to(tl.float32)
         for index in range(0, length):
@@ -300,8 +325,6 @@ def run_forward(
         has_noise=seeds is not None,
         stores=stores,
         has_efficacy=needs_efficacy,
-        block=BLOCK,
-        num_warps=WARPS,
     )
     return bias, stored, efficacy
 
@@ -322,7 +345,7 @@ def run_backward(
         stored: the states that `run_forward` stored.
         grad: gradient of the bias, contiguous.
     """
-    batch, heads, updates, keys = product.shape
+    batch, heads, _, keys = product.shape
     blocks = triton.cdiv(keys, BLOCK)
     dproduct = torch.empty_like(product)
     scratch = threshold.new_empty(batch * heads * blocks * SEGMENT * (STATES.value + 1) * BLOCK)
@@ -339,19 +362,20 @@ def run_backward(
         parts,
         **_measure(product, packed, tokens),
         has_noise=seeds is not None,
-        block=BLOCK,
-        num_warps=WARPS,
     )
     return dproduct, parts.sum((0, 2))
 
 
-def draw_noise_like(product: Tensor, packed: Tensor, seeds: Tensor) -> Tensor:
-    """Return the noise that `run_forward` draws, shaped as `product`; arguments as there."""
+def draw_noise_like(product: Tensor, packed: Tensor, seeds: Tensor, tokens: int) -> Tensor:
+    """Return the noise that `run_forward` draws, shaped as `product`; arguments as there.
+
+    It is 0 for keys that are not born.
+    """
     batch, heads, updates, keys = product.shape
-    noise = product.new_empty(product.shape, dtype=torch.float32)
-    sizes = (batch * heads, batch * heads // len(packed), updates, keys)
+    noise = product.new_zeros(product.shape, dtype=torch.float32)
+    sizes = (batch * heads, batch * heads // len(packed), updates, keys, tokens)
     grid = (batch * heads * triton.cdiv(keys, BLOCK),)
-    noise_kernel[grid](seeds, packed, noise, *sizes, block=BLOCK, num_warps=WARPS)
+    noise_kernel[grid](seeds, packed, noise, *sizes, block=BLOCK, fold=FOLD, num_warps=WARPS)
     return noise
 
 
@@ -367,4 +391,7 @@ def _measure(product: Tensor, packed: Tensor, tokens: int) -> dict[str, int]:
         "tokens": tokens,
         "bits": tokens.bit_length() - 1,
         "segment": SEGMENT,
+        "block": BLOCK,
+        "fold": FOLD,
+        "num_warps": WARPS,
     }

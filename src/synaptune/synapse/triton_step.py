@@ -264,9 +264,7 @@ def _pull_total(sums, by_gain, by_total):
 
 @triton.jit
 def _pull_all(sums, by_power, by_gain, by_total):
-    return sums.slope * (
-        by_power * sums.dpower + by_gain * sums.dgain + by_total * sums.dtotal
-    )
+    return sums.slope * (by_power * sums.dpower + by_gain * sums.dgain + by_total * sums.dtotal)
 
 
 @triton.jit
@@ -363,21 +361,25 @@ def _evoke_gradient(y1, y7, rates):
 
 
 @triton.jit
-def draw_noise(seed, row, tick, key, fraction):
-    """Standard normal noise of a random fraction of the pairs (tick, key); the others get 0.
+def draw_noise(seed, row, pair, key, fraction):
+    """Standard normal noise of a random fraction, 0 elsewhere, for the two ticks of a pair.
 
-    Box and Muller, Ann Math Stat 29:610 (1958), on counters; the sine of half a turn is a
-    polynomial (Chebyshev, error 1e-8).
+    Box and Muller, Ann Math Stat 29:610 (1958), on counters; sine and cosine of half the angle are
+    Chebyshev polynomials with errors of 1e-8 and 4e-8.
     """
-    chosen, radius, angle, _ = tl.philox(seed, key, tick, row, 0, ROUNDS)
-    chosen, radius, angle = _to_unit(chosen), _to_unit(radius), _to_unit(angle)
-    z = angle - 1.5
+    first, second, radius, angle = tl.philox(seed, key, pair, row, 0, ROUNDS)
+    length = tl.sqrt((-2.0 * LN_2) * tl.log2(2.0 - _to_unit(radius)))
+    z = _to_unit(angle) - 1.5
     y = z * z
     sine = z * (
         3.14159264 + y * (-5.16771008 + y * (2.55007752 + y * (0.07765766 * y - 0.59829129)))
     )
-    length = tl.sqrt((-2.0 * LN_2) * tl.log2(2.0 - radius))
-    return tl.where(chosen < 1.0 + fraction, length * sine, 0.0)
+    cosine = 0.99999995 + y * (-4.93479283 + y * (4.05841135 + y * (0.21968961 * y - 1.33187657)))
+    edge = 1.0 + fraction
+    return (
+        tl.where(_to_unit(first) < edge, 2.0 * length * sine * cosine, 0.0),
+        tl.where(_to_unit(second) < edge, length - 2.0 * length * sine * sine, 0.0),
+    )
 
 
 @triton.jit
@@ -387,9 +389,7 @@ def _to_unit(word):
 
 
 @triton.jit
-def step(
-    old, drive, eta, rates, tokens: tl.constexpr, bits: tl.constexpr, has_noise: tl.constexpr
-):
+def step(old, drive, eta, rates, tokens: tl.constexpr, bits: tl.constexpr, has_noise: tl.constexpr):
     """One tick; returns the next state and the values that the adjoint needs."""
     inv: tl.constexpr = 1.0 / tokens
     fall = tl.exp2(-LOG2_E * tl.abs(drive))
