@@ -16,7 +16,6 @@ from synaptune.model import presynapse
 from synaptune.synapse import fused
 from synaptune.synapse.bias import efficacy_bias
 from synaptune.synapse.circuit import SPECS, SynapseParams
-from synaptune.synapse.kernel import list_values
 from synaptune.synapse.tensors import SynapseTensors
 from synaptune.synapse.terminal import terminal_scan
 
@@ -37,7 +36,7 @@ ERROR = 1e-5  # norm of the error over the norm of the values
 
 def import_kernels(monkeypatch):
     """Import the kernels anew: Triton decides at their definition who runs them."""
-    for name in ("triton_step", "triton_scan"):
+    for name in ("triton_rates", "triton_step", "triton_scan"):
         monkeypatch.delitem(sys.modules, f"synaptune.synapse.{name}", raising=False)
     return importlib.import_module("synaptune.synapse.triton_scan")
 
@@ -54,10 +53,6 @@ def interpreted(monkeypatch):
 
 def make_params(values: dict[str, float]) -> SynapseTensors:
     return SynapseTensors(SynapseParams().with_values(values))
-
-
-def pack(params: SynapseTensors) -> torch.Tensor:
-    return torch.stack(list_values(params, fused._PACKED))[None]
 
 
 def make_case(heads: int, keys: int, tokens: int, dtype=torch.float32, batch: int = 1):
@@ -88,14 +83,8 @@ def check(found, expected, error=ERROR):
         assert float(off) < error, float(off)
 
 
-def seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(1)
-
-
-def draw(module, product, params, tokens: int) -> torch.Tensor:
-    """Return the noise that the kernels draw from `seeded`."""
-    seed = torch.randint(fused.MAX_SEED, (1,), generator=seeded())
-    return module.draw_noise_like(product.detach(), pack(params), seed, tokens)
+def seeded(seed: int = 1, device: str = "cpu") -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +102,7 @@ def test_the_interpreted_kernels_give_the_numbers_of_the_reference(
 ):
     product, threshold, weights = make_case(heads, keys, tokens, batch=3 - heads)
     params = make_params(CORNERS[corner] | (NOISY if noisy else {}))
-    noise = draw(interpreted, product, params, tokens) if noisy else None
+    noise = fused.draw_fused_noise(product, params, tokens, seeded()) if noisy else None
     bias, e = fused.fused_bias(
         *(product, threshold, params, tokens, seeded() if noisy else None), needs_efficacy=True
     )
@@ -146,13 +135,13 @@ def test_noise_is_normal_on_its_share_of_the_pairs_and_a_matter_of_the_seed(
     monkeypatch.setattr(interpreted, "BLOCK", tokens)
     params = make_params({"synapse.stochastic.stochastic_train_frac": 0.25})
     product = torch.zeros(1, 2, 4, tokens)
-    noise = draw(interpreted, product, params, tokens)
+    noise = fused.draw_fused_noise(product, params, tokens, seeded())
     drawn = noise[noise != 0.0]
     assert len(drawn) / noise.numel() == pytest.approx(0.25, abs=0.01)
     moments = [float((drawn**power).mean()) for power in (1, 2, 3, 4)]
     assert moments == pytest.approx([0.0, 1.0, 0.0, 3.0], abs=0.2)
-    assert torch.equal(noise, draw(interpreted, product, params, tokens))
-    other = interpreted.draw_noise_like(product, pack(params), torch.tensor([7]), tokens)
+    assert torch.equal(noise, fused.draw_fused_noise(product, params, tokens, seeded()))
+    other = fused.draw_fused_noise(product, params, tokens, seeded(2))
     pairs = [(noise, other), (noise[:, 0], noise[:, 1])]  # of two seeds, and of two heads
     pairs += [(noise[:, :, tick], noise[:, :, tick + 1]) for tick in (0, 1)]
     for first, second in pairs:
@@ -239,16 +228,14 @@ def test_a_kernel_compiles_for_gpus_without_spilling_to_memory(name, monkeypatch
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("corner", CORNERS)
 def test_a_gpu_gives_the_numbers_of_the_reference(corner, monkeypatch):
-    module = import_kernels(monkeypatch)
+    import_kernels(monkeypatch)
     product, threshold, weights = (x.detach().cuda() for x in make_case(3, 300, 16))
     product.requires_grad_(), threshold.requires_grad_()
     params = make_params(CORNERS[corner] | NOISY).cuda()
-    noise = torch.Generator("cuda").manual_seed(1)
-    seed = torch.randint(
-        fused.MAX_SEED, (1,), generator=torch.Generator("cuda").manual_seed(1), device="cuda"
+    drawn = fused.draw_fused_noise(product.detach(), params, 16, seeded(device="cuda"))
+    bias, e = fused.fused_bias(
+        *(product, threshold, params, 16, seeded(device="cuda")), needs_efficacy=True
     )
-    drawn = module.draw_noise_like(product.detach(), pack(params), seed, 16)
-    bias, e = fused.fused_bias(product, threshold, params, 16, noise, needs_efficacy=True)
     bias.backward(weights)
     expected = run_reference(product, threshold, params, 16, drawn, weights)
     check((bias, e, product.grad, threshold.grad), expected, 1e-4)

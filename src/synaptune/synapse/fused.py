@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_SEED = 2**62
-# The order of the fields of Params in triton_step.py.
+# The order of the fields of Params in triton_rates.py.
 _PACKED = PACKED | {
     "stochastic": "stochastic_train_frac",
     "attention": "lambda_loge epsilon",
@@ -66,15 +66,34 @@ def fused_bias(
         needs_efficacy: whether to return the efficacy, (batch, head, ticks, key), without a
             gradient; else None takes its place.
     """
-    packed = torch.stack(list_values(params, _PACKED))[None]
-    seed = None
-    if noise is not None:
-        seed = torch.randint(MAX_SEED, (1,), generator=noise, device=product.device)
+    packed = _pack(params)
+    seed = None if noise is None else _draw_seed(noise, product)
     stores = torch.is_grad_enabled()
     bias, _, efficacy = _Bias.apply(
         product, threshold[None], packed, seed, tokens, stores, needs_efficacy
     )
     return bias, efficacy if needs_efficacy else None
+
+
+def draw_fused_noise(
+    product: Tensor, params: SynapseTensors, tokens: int, noise: torch.Generator
+) -> Tensor:
+    """Return the noise with which `fused_bias` releases, shaped as `product`.
+
+    It is 0 for keys that are not born. The arguments are those of `fused_bias`, with the generator
+    in the same state.
+    """
+    from synaptune.synapse.triton_scan import write_noise
+
+    return write_noise(product, _pack(params), _draw_seed(noise, product), tokens)
+
+
+def _pack(params: SynapseTensors) -> Tensor:
+    return torch.stack(list_values(params, _PACKED))[None]
+
+
+def _draw_seed(noise: torch.Generator, product: Tensor) -> Tensor:
+    return torch.randint(MAX_SEED, (1,), generator=noise, device=product.device)
 
 
 class _Bias(torch.autograd.Function):

@@ -29,15 +29,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from synaptune.synapse.triton_step import (
-    Params,
-    State,
-    adjoint,
-    bias_of,
-    draw_noise,
-    start,
-    step,
-)
+from synaptune.synapse.triton_rates import Params, State, draw_noise, start
+from synaptune.synapse.triton_step import adjoint, bias_of, step
 
 BLOCK = 32  # keys of a program; chosen: one warp, so that early and late keys share a processor
 WARPS = 1
@@ -366,7 +359,7 @@ def run_backward(
     return dproduct, parts.sum((0, 2))
 
 
-def draw_noise_like(product: Tensor, packed: Tensor, seeds: Tensor, tokens: int) -> Tensor:
+def write_noise(product: Tensor, packed: Tensor, seeds: Tensor, tokens: int) -> Tensor:
     """Return the noise that `run_forward` draws, shaped as `product`; arguments as there.
 
     It is 0 for keys that are not born.
