@@ -18,7 +18,7 @@ def use_interpreter(monkeypatch) -> None:
     from triton.runtime.interpreter import InterpretedFunction
 
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    for library in (language, language.standard, language.core):
+    for library in (language, language.standard, language.core, language.random):
         for name, value in list(vars(library).items()):
             is_function = isinstance(value, triton.JITFunction)
             monkeypatch.setattr(

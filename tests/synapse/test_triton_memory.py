@@ -33,7 +33,7 @@ CHUNK = 16
 
 def import_kernels(monkeypatch):
     """Import the kernels anew: Triton decides at their definition who runs them."""
-    for name in ("step", "kinase", "chunk", "fast_weights", "memory"):
+    for name in ("rates", "kinase", "chunk", "fast_weights", "memory"):
         monkeypatch.delitem(sys.modules, f"synaptune.synapse.triton_{name}", raising=False)
     return importlib.import_module("synaptune.synapse.triton_memory")
 

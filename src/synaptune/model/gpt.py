@@ -139,13 +139,13 @@ class Block(nn.Module):
             return self.transform(x + mixed, params)
         q, k, v = self.attention.project(normed, shared.rope)
         distance, rows, efficacy, factor = shared.alibi, None, None, None
+        is_event = config.noise == "event"
         if self.distance is not None and not distance_off:
             bias, _ = self.distance(normed, params)
             distance = bias if distance is None else distance + bias
         if self.presynapse is not None and not release_off:
             draws = noise if config.noise == "terminal" else None
-            rows, efficacy = self.presynapse(q, k, params, draws)
-        is_event = config.noise == "event"
+            rows, efficacy = self.presynapse(q, k, params, draws, needs_efficacy=is_event)
         if noise is not None and (is_event or config.dropout > 0.0):
             factor = draw_attention_noise(
                 q,

@@ -1,14 +1,13 @@
 """The presynaptic scan as compiled code: the equations of terminal.py and their adjoint.
 
-On a CPU the C source scan.c is compiled once per machine into the cache folder; on a GPU the Triton
-kernel of triton_scan.py runs. Under vmap, the candidates of a population are rows with their own
-parameters. The gradient of a learned parameter p is a central difference in fp64,
+On a CPU the C source scan.c is compiled once per machine into the cache folder; a GPU has the
+function of fused.py. Under vmap, the candidates of a population are rows with their own parameters.
+The gradient of a learned parameter p is a central difference in fp64,
 
     dL/dp = sum dL/de (e(p + h) - e(p - h)) / 2 h,   h = 1e-5 max(1, |p|)                        (1)
 
 two forward scans for each parameter. The reference scan of terminal.py runs instead without a C
-compiler or Triton, on another device, and on a GPU when a parameter is learned. It gives the same
-numbers more slowly.
+compiler, and on another device. It gives the same numbers more slowly.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _ARGUMENTS = {"scan": (6, 5), "memory": (11, 6)}  # pointers and integers of the
 DIFFERENCE = 1e-5  # of (1): relative errors of 1e-10 by truncation and 1e-11 by rounding
 MAX_TOKENS = 1023  # longest tick of the compiled scan; scan.c unrolls ten binary digits
 # The order of the fields of Params in scan.c: first the parameters by group, then the constants.
-_PACKED = {
+PACKED = {
     "calcium": "tau_c alpha_ca syt1_slope syt7_slope cpx_thresh doc2_gain "
     "tau_buf alpha_buf_on alpha_buf_off",
     "vesicles": "tau_rrp rec_rate prime_rate unprime_per_release nsf_recover "
@@ -64,11 +63,7 @@ def fast_scan(
     drive: Tensor, params: SynapseTensors, tokens: int, noise: Tensor | None = None
 ) -> Tensor:
     """Run `terminal_scan`, compiled where possible; arguments and result are the same."""
-    values = [
-        getattr(getattr(params, group), name)
-        for group, names in _PACKED.items()
-        for name in names.split()
-    ]
+    values = list_values(params, PACKED)
     learned = tuple(number for number, value in enumerate(values) if value.requires_grad)
     if tokens > MAX_TOKENS or not _has_kernel(drive, learns=bool(learned)):
         return terminal_scan(drive, params, tokens, noise)
@@ -76,9 +71,16 @@ def fast_scan(
     return _Scan.apply(drive, noise, packed, tokens, learned)  # type: ignore[return-value]
 
 
+def list_values(params: SynapseTensors, names: dict[str, str]) -> list[Tensor]:
+    """Return the values of parameters; `names` holds those of each group, as `PACKED`."""
+    return [
+        getattr(getattr(params, group), name)
+        for group, of_group in names.items()
+        for name in of_group.split()
+    ]
+
+
 def _has_kernel(drive: Tensor, *, learns: bool) -> bool:
-    if drive.device.type == "cuda":
-        return drive.dtype == torch.float32 and not learns and has_triton()
     return (
         drive.device.type == "cpu"
         and drive.dtype in C_TYPES
@@ -134,10 +136,6 @@ class _Scan(torch.autograd.Function):
         learned: tuple[int, ...],
     ) -> Tensor:
         drive, noise = drive.contiguous(), None if noise is None else noise.contiguous()
-        if drive.device.type == "cuda":
-            from synaptune.synapse.triton_scan import run_forward
-
-            return run_forward(drive, noise, packed.contiguous(), tokens)
         batch, heads, updates, keys = drive.shape
         out = drive.new_empty(batch, heads, updates + 1, keys)
         _call(drive, noise, out, None, None, packed.contiguous(), tokens)
@@ -197,10 +195,6 @@ class _ScanGradient(torch.autograd.Function):
     ) -> Tensor:
         drive, noise = drive.contiguous(), None if noise is None else noise.contiguous()
         grad, packed = grad.contiguous(), packed.contiguous()
-        if drive.device.type == "cuda":
-            from synaptune.synapse.triton_scan import run_backward
-
-            return run_backward(drive, noise, grad, packed, tokens)
         out = torch.empty_like(drive)
         _call(drive, noise, None, grad, out, packed, tokens)
         return out

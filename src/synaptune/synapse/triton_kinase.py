@@ -11,7 +11,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from synaptune.synapse.triton_step import sigmoid, sums
+from synaptune.synapse.triton_rates import compute_sums
 
 
 class Params(NamedTuple):
@@ -83,12 +83,21 @@ def _make_table(table, params, chunk: tl.constexpr):
 
 
 @triton.jit
+def _logistic(x):
+    return 1.0 / (1.0 + tl.exp(-tl.minimum(tl.maximum(x, -60.0), 60.0)))
+
+
+@triton.jit
 def _flow(calcium, params, tick: tl.constexpr, bits: tl.constexpr):
     """Return s(ca - camkii_thr), s(pp1_thr - ca) and the sums of the retention of m."""
-    on = sigmoid(params.switch_slope * (calcium - params.camkii_thr))
-    off = sigmoid(params.switch_slope * (params.camkii_thr - calcium))
-    silent = sigmoid(params.switch_slope * (params.pp1_thr - calcium))
-    return on, silent, sums(1.0 - params.camkii_up * on - params.camkii_down * off, tick, bits)
+    on = _logistic(params.switch_slope * (calcium - params.camkii_thr))
+    off = _logistic(params.switch_slope * (params.camkii_thr - calcium))
+    silent = _logistic(params.switch_slope * (params.pp1_thr - calcium))
+    return (
+        on,
+        silent,
+        compute_sums(1.0 - params.camkii_up * on - params.camkii_down * off, tick, bits),
+    )
 
 
 @triton.jit(do_not_specialize=["per_set", "tokens"])
@@ -116,7 +125,7 @@ def open_gates_kernel(
     levels += row * LEVELS * size + i
     post += row * tokens * rank + i
     index = tl.arange(0, block)
-    slow = sums(params.pp1_tau, tick, bits).power
+    slow = compute_sums(params.pp1_tau, tick, bits).power
     camkii, pp1 = params.rank * 0.0, params.rank * 0.0
     tl.store(levels + CAMKII * size, camkii)
     tl.store(levels + GATE * size, camkii + 0.5)
@@ -140,7 +149,7 @@ def open_gates_kernel(
         g += kept * pp1
         at = (n + 1) * rank
         tl.store(levels + CAMKII * size + at, m, mask=inside)
-        tl.store(levels + GATE * size + at, sigmoid(params.gate_slope * (m - g)), mask=inside)
+        tl.store(levels + GATE * size + at, _logistic(params.gate_slope * (m - g)), mask=inside)
         tl.store(levels + CALCIUM * size + at, calcium, mask=inside)
         # A step outside changes nothing, so the last value is that of the last tick.
         camkii = tl.sum(tl.where(index == block - 1, m, 0.0))
@@ -189,7 +198,7 @@ def reverse_gates_kernel(
     write += row * tokens
     dbeta += row * tokens
     index = tl.arange(0, block)
-    slow = sums(params.pp1_tau, tick, bits).power
+    slow = compute_sums(params.pp1_tau, tick, bits).power
     used = tl.minimum(tl.ceil(params.rank), rank)
     share = tl.where(i < used, 1.0 / used, 0.0) * params.gate_slope
     share *= params.write_scale * params.rate
@@ -221,7 +230,7 @@ def reverse_gates_kernel(
         before = tl.load(levels + CAMKII * size + at - rank, mask=inside, other=0.0)
         on, silent, z = _flow(calcium, params, tick, bits)
         up = params.camkii_up * on
-        dretention = m * (z.dpower * before + z.dgain * up)
+        dretention = m * z.slope * (z.dpower * before + z.dgain * up)
         # The retention is 1 - up - camkii_down (1 - on).
         don = params.camkii_up * (m * z.gain - dretention) + params.camkii_down * dretention
         dcalcium = don * on * (1.0 - on) - g * (1.0 - slow) * silent * (1.0 - silent)

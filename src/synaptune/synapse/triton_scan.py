@@ -1,13 +1,25 @@
-"""The presynaptic scan as one Triton kernel for CUDA, forward and backward.
+"""The synaptic bias of a layer in two Triton kernels for CUDA: from inner products to bias rows.
 
-One program advances a block of keys of one row over all ticks. State and parameters stay in
-registers; the drive is read once and the efficacy is written once. The backward kernel first
-advances the block again and keeps its states in a scratch area of the program, then runs the
-adjoint from the last tick to the first. The number of programs is bounded, so the scratch area does
-not grow with the batch.
+A program advances a block of keys of one row (batch, head) from their births to the last tick;
+state and parameters stay in registers. Keys of a block step together by age, so that all of them
+start as new terminals; a key that reaches the last tick early goes on without reading or writing.
+The forward kernel stores the state every `segment` ticks. The backward kernel takes the segments
+from the last to the first: it advances the block again from the stored state, keeps the states in a
+scratch area of the program, and runs the adjoint back to the start of the segment.
 
-The file is imported only for tensors on a GPU. Its tests compare it with terminal.py, in Triton's
-interpreter on a CPU and, where there is one, on a GPU.
+The programs of the oldest keys, which run longest, come first. No kernel uses atomic operations, so
+the results are deterministic. The file is imported only for tensors on a GPU. Its tests compare it
+with terminal.py and bias.py, in Triton's interpreter on a CPU and, where there is one, on a GPU.
+
+Arguments of the kernels, beside the tensors:
+    packed: (set, parameter), the parameters; each set belongs to `per_set` rows, in order.
+    seeds: (set,), seeds of the noise; a row draws by its number within the set.
+    threshold: (set, head), subtracted from the products.
+    rows: batch times heads.
+    updates: ticks after the first.
+    tokens: tokens of a tick, with `bits` binary digits below the first.
+    has_noise: whether release is stochastic.
+    block: keys of a program.
 """
 
 from __future__ import annotations
@@ -17,37 +29,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from synaptune.synapse.triton_step import (
-    Params,
-    State,
-    adjoint,
-    birth_efficacy,
-    init_state,
-    load_params,
-    step,
-)
+from synaptune.synapse.triton_rates import Params, State, draw_noise, start
+from synaptune.synapse.triton_step import adjoint, bias_of, step
 
-BLOCK = 128  # keys of a program; chosen: one warp group, and 10 states stay in registers
-WARPS = 4
-PROGRAMS_PER_PROCESSOR = 4  # chosen: programs of the backward pass, which share the scratch area
+BLOCK = 32  # keys of a program; chosen: one warp, so that early and late keys share a processor
+WARPS = 1
+SEGMENT = (
+    16  # ticks between two stored states, even; chosen: states of a segment fit in the L2 cache
+)
+FOLD = True  # whether the programs of the youngest keys follow those of the oldest
+SIZES = ("rows", "heads", "per_set", "updates", "keys")  # a new value compiles nothing anew
 STATES: tl.constexpr = tl.constexpr(len(State._fields))
 PARAMETERS: tl.constexpr = tl.constexpr(len(Params._fields))
-
-
-@triton.jit
-def _where(condition, new, old):
-    return State(
-        tl.where(condition, new.c, old.c),
-        tl.where(condition, new.m, old.m),
-        tl.where(condition, new.r, old.r),
-        tl.where(condition, new.q, old.q),
-        tl.where(condition, new.w, old.w),
-        tl.where(condition, new.v, old.v),
-        tl.where(condition, new.s, old.s),
-        tl.where(condition, new.p, old.p),
-        tl.where(condition, new.a, old.a),
-        tl.where(condition, new.g, old.g),
-    )
 
 
 @triton.jit
@@ -81,174 +74,317 @@ def _load(place, block: tl.constexpr):
 
 
 @triton.jit
-def _read_noise(noise, at, born, zero, has_noise: tl.constexpr):
-    eta = zero
-    if has_noise:
-        eta = tl.load(noise + at, mask=born, other=0.0)
-    return eta
+def _locate(rows, updates, keys, tokens: tl.constexpr, block: tl.constexpr, fold: tl.constexpr):
+    """Return row, keys, their ticks of birth, the last birth and the ticks of the oldest key."""
+    number = tl.program_id(0) // rows
+    if fold:
+        # The short half in ascending order: a processor that has the longest gets the shortest.
+        blocks = tl.num_programs(0) // rows
+        number = tl.where(number < blocks // 2, number, blocks - 1 + blocks // 2 - number)
+    key = number * block + tl.arange(0, block)
+    birth = tl.where(key < keys, key // tokens, updates)
+    last = tl.minimum((number * block + block - 1) // tokens, updates)
+    count = tl.maximum(updates - number * block // tokens, 0)
+    return tl.program_id(0) % rows, key, birth, last, count
 
 
 @triton.jit
-def forward_kernel(
-    drive,
-    noise,
+def _draw(seeds, row, per_set, age, key, fraction, spare, has_noise: tl.constexpr):
+    """Return the noise of an age and that of the next one, which every second call draws."""
+    eta = spare
+    if has_noise and age % 2 == 0:
+        seed = tl.load(seeds + row // per_set)
+        eta, spare = draw_noise(seed, row % per_set, age // 2, key, fraction)
+    return eta, spare
+
+
+@triton.jit
+def _fill(out, value, last, key, keys, birth):
+    """Write a value for all ticks before the births; `out` is the place of the first tick."""
+    for n in range(0, last):
+        tl.store(out + n * keys.to(tl.int64) + key, value, mask=(n < birth) & (key < keys))
+
+
+@triton.jit(do_not_specialize=SIZES)
+def noise_kernel(
+    seeds,
+    packed,
     out,
-    packed,
-    per_set,
-    updates,
-    keys,
-    tokens: tl.constexpr,
-    bits: tl.constexpr,
-    has_noise: tl.constexpr,
-    block: tl.constexpr,
-):
-    """Write the efficacy (row, updates + 1, key). Grid: rows times blocks of keys."""
-    blocks = (keys + block - 1) // block
-    row = (tl.program_id(0) // blocks).to(tl.int64)
-    offsets = (tl.program_id(0) % blocks) * block + tl.arange(0, block)
-    first_tick = tl.minimum((tl.program_id(0) % blocks) * block // tokens, updates)
-    inside = offsets < keys
-    params = load_params(packed + row // per_set * PARAMETERS)
-    zero = tl.full([block], 0.0, tl.float32)
-    newborn = zero + birth_efficacy(params)
-    state = init_state(params, zero)
-    out_row = out + row * (updates + 1) * keys
-    for n in range(0, first_tick + 1):
-        tl.store(out_row + n * keys + offsets, newborn, mask=inside)
-    for n in range(first_tick, updates):
-        born = inside & (offsets < (n + 1) * tokens)
-        at = (row * updates + n) * keys + offsets
-        eta = _read_noise(noise, at, born, zero, has_noise)
-        new, tick = step(
-            state, tl.load(drive + at, mask=born, other=0.0), eta, params, tokens, bits
-        )
-        state = _where(born, new, state)
-        efficacy = tl.where(born, tick.efficacy, newborn)
-        tl.store(out_row + (n + 1) * keys + offsets, efficacy, mask=inside)
-
-
-@triton.jit
-def backward_kernel(
-    drive,
-    noise,
-    dout,
-    ddrive,
-    packed,
-    per_set,
-    scratch,
     rows,
+    per_set,
+    updates,
+    keys,
+    tokens: tl.constexpr,
+    block: tl.constexpr,
+    fold: tl.constexpr,
+):
+    """Write the noise that the other kernels draw, (row, tick, key). Grid: as of them."""
+    row, key, birth, _, count = _locate(rows, updates, keys, tokens, block, fold)
+    spare = tl.zeros([block], tl.float32)
+    at = (row.to(tl.int64) * updates + birth) * keys + key
+    _, _, fraction = start(packed + row // per_set * PARAMETERS, spare, 1, 0)
+    for age in range(0, count):
+        eta, spare = _draw(seeds, row, per_set, age, key, fraction, spare, True)
+        tl.store(out + at, eta, mask=birth + age < updates)
+        at += keys
+
+
+@triton.jit(do_not_specialize=SIZES)
+def forward_kernel(
+    product,
+    threshold,
+    packed,
+    seeds,
+    bias,
+    efficacy,
+    stored,
+    rows,
+    heads,
+    per_set,
     updates,
     keys,
     tokens: tl.constexpr,
     bits: tl.constexpr,
+    segment: tl.constexpr,
+    has_noise: tl.constexpr,
+    stores: tl.constexpr,
+    has_efficacy: tl.constexpr,
+    block: tl.constexpr,
+    fold: tl.constexpr,
+):
+    """Write the bias (row, tick, key), and where asked the efficacy and the states.
+
+    The efficacy is (row, tick + 1, key); it includes the first tick. The states are (program,
+    segment - 1, state, key of the program). Grid: blocks of keys times rows.
+    """
+    row, key, birth, last, count = _locate(rows, updates, keys, tokens, block, fold)
+    zero = tl.zeros([block], tl.float32)
+    rates, state, fraction = start(packed + row // per_set * PARAMETERS, zero, tokens, bits)
+    shift = tl.load(threshold + row // per_set * heads + row % heads)
+    wide = keys.to(tl.int64)
+    first = row.to(tl.int64) * updates * wide
+    _fill(bias + first, zero, last, key, keys, birth)
+    if has_efficacy:
+        efficacy += (row.to(tl.int64) * (updates + 1)) * wide
+        _fill(efficacy, zero + rates.newborn, last + 1, key, keys, birth + 1)
+    segments = tl.cdiv(updates, segment)
+    place = stored + tl.program_id(0).to(tl.int64) * (segments - 1) * STATES * block
+    place += tl.arange(0, block)
+    at = first + birth * wide + key
+    drive = tl.load(product + at, mask=birth < updates, other=0.0).to(tl.float32) - shift
+    spare = zero
+    for start_age in range(0, count, segment):
+        if stores and start_age > 0:
+            _store(place, state, block)
+            place += STATES * block
+        for age in range(start_age, tl.minimum(start_age + segment, count)):
+            tick = birth + age
+            # The next drive is on its way while this tick runs.
+            following = tl.load(product + at + wide, mask=tick + 1 < updates, other=0.0)
+            eta, spare = _draw(seeds, row, per_set, age, key, fraction, spare, has_noise)
+            state, values = step(state, drive, eta, rates, tokens, bits, has_noise)
+            tl.store(bias + at, bias_of(values.efficacy, rates), mask=tick < updates)
+            if has_efficacy:
+                out = efficacy + (tick + 1) * wide + key
+                tl.store(out, values.efficacy, mask=tick < updates)
+            drive = following.to(tl.float32) - shift
+            at += wide
+
+
+@triton.jit(do_not_specialize=SIZES)
+def backward_kernel(
+    product,
+    threshold,
+    packed,
+    seeds,
+    dbias,
+    stored,
+    scratch,
+    dproduct,
+    dthreshold,
+    rows,
+    heads,
+    per_set,
+    updates,
+    keys,
+    tokens: tl.constexpr,
+    bits: tl.constexpr,
+    segment: tl.constexpr,
     has_noise: tl.constexpr,
     block: tl.constexpr,
+    fold: tl.constexpr,
 ):
-    """Write the gradient of the drive. Grid: any number of programs; each takes every n-th task."""
-    blocks = (keys + block - 1) // block
-    lanes = tl.arange(0, block)
-    zero = tl.full([block], 0.0, tl.float32)
-    tape = scratch + tl.program_id(0).to(tl.int64) * updates * STATES * block + lanes
-    for task in range(tl.program_id(0), rows * blocks, tl.num_programs(0)):
-        row = (task // blocks).to(tl.int64)
-        params = load_params(packed + row // per_set * PARAMETERS)
-        offsets = (task % blocks) * block + lanes
-        first_tick = tl.minimum((task % blocks) * block // tokens, updates)
-        inside = offsets < keys
-        for n in range(0, first_tick):
-            tl.store(ddrive + (row * updates + n) * keys + offsets, zero, mask=inside)
-        state = init_state(params, zero)
-        for n in range(first_tick, updates):
-            born = inside & (offsets < (n + 1) * tokens)
-            at = (row * updates + n) * keys + offsets
-            _store(tape + n * STATES * block, state, block)
-            eta = _read_noise(noise, at, born, zero, has_noise)
-            new, _ = step(
-                state, tl.load(drive + at, mask=born, other=0.0), eta, params, tokens, bits
+    """Write the gradient of the products, and of the threshold the part of each program.
+
+    Grid: as of `forward_kernel`. The scratch area is (program, tick of a segment, state and noise,
+    key).
+    """
+    row, key, birth, last, count = _locate(rows, updates, keys, tokens, block, fold)
+    zero = tl.zeros([block], tl.float32)
+    rates, newborn, fraction = start(packed + row // per_set * PARAMETERS, zero, tokens, bits)
+    shift = tl.load(threshold + row // per_set * heads + row % heads)
+    wide = keys.to(tl.int64)
+    first = row.to(tl.int64) * updates * wide
+    _fill(dproduct + first, zero.to(dproduct.dtype.element_ty), last, key, keys, birth)
+    segments = tl.cdiv(updates, segment)
+    lane = tl.arange(0, block)
+    place = stored + tl.program_id(0).to(tl.int64) * (segments - 1) * STATES * block + lane
+    width: tl.constexpr = (STATES + 1) * block
+    tape = scratch + tl.program_id(0).to(tl.int64) * segment * width + lane
+    grad = State(zero, zero, zero, zero, zero, zero, zero, zero, zero, zero)
+    total = zero
+    for back in range(0, tl.cdiv(count, segment)):
+        number = tl.cdiv(count, segment) - 1 - back
+        state = newborn
+        if number > 0:
+            state = _load(place + (number - 1) * STATES * block, block)
+        length = tl.minimum(count - number * segment, segment)
+        age = number * segment
+        tick = birth + age
+        at = first + tick * wide + key
+        eta, spare = _draw(seeds, row, per_set, age, key, fraction, zero, has_noise)
+        drive = tl.load(product + at, mask=tick < updates, other=0.0).to(tl.float32) - shift
+        for index in range(0, length - 1):
+            _store(tape + index * width, state, block)
+            if has_noise:
+                tl.store(tape + index * width + STATES * block, eta)
+            following = tl.load(product + at + wide, mask=tick + 1 < updates, other=0.0)
+            state, _ = step(state, drive, eta, rates, tokens, bits, has_noise)
+            tick += 1
+            age += 1
+            at += wide
+            eta, spare = _draw(seeds, row, per_set, age, key, fraction, spare, has_noise)
+            drive = following.to(tl.float32) - shift
+        by_bias = tl.load(dbias + at, mask=tick < updates, other=0.0).to(tl.float32)
+        for index in range(0, length):
+            # The inputs of the tick before are on their way while this tick runs.
+            before = tl.maximum(length - 2 - index, 0)
+            older = _load(tape + before * width, block)
+            older_eta = zero
+            if has_noise:
+                older_eta = tl.load(tape + before * width + STATES * block)
+            inside = (tick - 1 < updates) & (index + 1 < length)
+            older_drive = tl.load(product + at - wide, mask=inside, other=0.0)
+            older_bias = tl.load(dbias + at - wide, mask=inside, other=0.0)
+            grad, by_drive = adjoint(
+                state, drive, eta, grad, by_bias, rates, tokens, bits, has_noise
             )
-            state = _where(born, new, state)
-        grad = State(zero, zero, zero, zero, zero, zero, zero, zero, zero, zero)
-        for back in range(0, updates - first_tick):
-            n = updates - 1 - back
-            born = inside & (offsets < (n + 1) * tokens)
-            at = (row * updates + n) * keys + offsets
-            de = tl.load(
-                dout + (row * (updates + 1) + n + 1) * keys + offsets, mask=born, other=0.0
-            )
-            eta = _read_noise(noise, at, born, zero, has_noise)
-            earlier, dl = adjoint(
-                _load(tape + n * STATES * block, block),
-                tl.load(drive + at, mask=born, other=0.0),
-                eta,
-                grad,
-                de,
-                params,
-                tokens,
-                bits,
-            )
-            grad = _where(born, earlier, grad)
-            tl.store(ddrive + at, tl.where(born, dl, zero), mask=inside)
+            total += by_drive
+            tl.store(dproduct + at, by_drive.to(dproduct.dtype.element_ty), mask=tick < updates)
+            state, eta = older, older_eta
+            drive = older_drive.to(tl.float32) - shift
+            by_bias = older_bias.to(tl.float32)
+            tick -= 1
+            at -= wide
+    tl.store(dthreshold + tl.program_id(0), -tl.sum(total, 0))
 
 
-def run_forward(drive: Tensor, noise: Tensor | None, packed: Tensor, tokens: int) -> Tensor:
-    """Return the efficacy, (batch, head, updates + 1, key) in fp32.
+def run_forward(
+    product: Tensor,
+    threshold: Tensor,
+    packed: Tensor,
+    seeds: Tensor | None,
+    tokens: int,
+    *,
+    stores: bool,
+    needs_efficacy: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the bias, the stored states and the efficacy; a part that is not asked for is empty.
 
     Args:
-        drive: (batch, head, updates, key), contiguous, fp32.
-        noise: as `drive`; None for the expected release.
-        packed: (set, parameter), parameters and constants of kernel.py in fp32 on the same device;
-            each set belongs to an equal share of the batch, in order.
+        product: inner products, (batch, head, updates, key), contiguous, in fp32 or 16 bits.
+        threshold: (set, head) in fp32.
+        packed: (set, parameter) in fp32.
+        seeds: (set,) in int64; None for the expected release.
         tokens: tokens of a tick.
+        stores: whether a backward pass follows.
+        needs_efficacy: whether to write the efficacy.
     """
-    batch, heads, updates, keys = drive.shape
-    out = drive.new_empty(batch, heads, updates + 1, keys)
-    grid = (batch * heads * triton.cdiv(keys, BLOCK),)
-    forward_kernel[grid](
-        drive,
-        drive if noise is None else noise,
-        out,
+    batch, heads, updates, keys = product.shape
+    programs = batch * heads * triton.cdiv(keys, BLOCK)
+    bias = product.new_empty(product.shape, dtype=torch.float32)
+    size = programs * (triton.cdiv(updates, SEGMENT) - 1) * len(State._fields) * BLOCK
+    stored = bias.new_empty(len(packed), size // len(packed) if stores else 0)
+    efficacy = bias.new_empty(batch, heads, updates + 1 if needs_efficacy else 0, keys)
+    forward_kernel[(programs,)](
+        product,
+        threshold,
         packed,
-        batch * heads // len(packed),
-        updates,
-        keys,
-        tokens=tokens,
-        bits=tokens.bit_length() - 1,
-        has_noise=noise is not None,
-        block=BLOCK,
-        num_warps=WARPS,
+        packed if seeds is None else seeds,
+        bias,
+        efficacy,
+        stored,
+        **_measure(product, packed, tokens),
+        has_noise=seeds is not None,
+        stores=stores,
+        has_efficacy=needs_efficacy,
     )
-    return out
+    return bias, stored, efficacy
 
 
 def run_backward(
-    drive: Tensor, noise: Tensor | None, grad: Tensor, packed: Tensor, tokens: int
-) -> Tensor:
-    """Return the gradient of the drive from that of the efficacy; arguments of `run_forward`."""
-    batch, heads, updates, keys = drive.shape
-    ddrive = torch.empty_like(drive)
-    programs = min(batch * heads * triton.cdiv(keys, BLOCK), _count_programs(drive.device))
-    scratch = drive.new_empty(programs * updates * len(State._fields) * BLOCK)
-    backward_kernel[(programs,)](
-        drive,
-        drive if noise is None else noise,
-        grad.contiguous(),
-        ddrive,
+    product: Tensor,
+    threshold: Tensor,
+    packed: Tensor,
+    seeds: Tensor | None,
+    stored: Tensor,
+    grad: Tensor,
+    tokens: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of product and threshold.
+
+    Args:
+        product: as in `run_forward`; so are `threshold`, `packed`, `seeds` and `tokens`.
+        stored: the states that `run_forward` stored.
+        grad: gradient of the bias, contiguous.
+    """
+    batch, heads, _, keys = product.shape
+    blocks = triton.cdiv(keys, BLOCK)
+    dproduct = torch.empty_like(product)
+    scratch = threshold.new_empty(batch * heads * blocks * SEGMENT * (STATES.value + 1) * BLOCK)
+    parts = threshold.new_empty(blocks, len(packed), batch // len(packed), heads)
+    backward_kernel[(batch * heads * blocks,)](
+        product,
+        threshold,
         packed,
-        batch * heads // len(packed),
+        packed if seeds is None else seeds,
+        grad,
+        stored,
         scratch,
-        batch * heads,
-        updates,
-        keys,
-        tokens=tokens,
-        bits=tokens.bit_length() - 1,
-        has_noise=noise is not None,
-        block=BLOCK,
-        num_warps=WARPS,
+        dproduct,
+        parts,
+        **_measure(product, packed, tokens),
+        has_noise=seeds is not None,
     )
-    return ddrive
+    return dproduct, parts.sum((0, 2))
 
 
-def _count_programs(device: torch.device) -> int:
-    if device.type != "cuda":
-        return PROGRAMS_PER_PROCESSOR
-    return PROGRAMS_PER_PROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
+def write_noise(product: Tensor, packed: Tensor, seeds: Tensor, tokens: int) -> Tensor:
+    """Return the noise that `run_forward` draws, shaped as `product`; arguments as there.
+
+    It is 0 for keys that are not born.
+    """
+    batch, heads, updates, keys = product.shape
+    noise = product.new_zeros(product.shape, dtype=torch.float32)
+    sizes = (batch * heads, batch * heads // len(packed), updates, keys, tokens)
+    grid = (batch * heads * triton.cdiv(keys, BLOCK),)
+    noise_kernel[grid](seeds, packed, noise, *sizes, block=BLOCK, fold=FOLD, num_warps=WARPS)
+    return noise
+
+
+def _measure(product: Tensor, packed: Tensor, tokens: int) -> dict[str, int]:
+    """Return the arguments that both kernels share."""
+    batch, heads, updates, keys = product.shape
+    return {
+        "rows": batch * heads,
+        "heads": heads,
+        "per_set": batch * heads // len(packed),
+        "updates": updates,
+        "keys": keys,
+        "tokens": tokens,
+        "bits": tokens.bit_length() - 1,
+        "segment": SEGMENT,
+        "block": BLOCK,
+        "fold": FOLD,
+        "num_warps": WARPS,
+    }

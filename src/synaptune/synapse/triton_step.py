@@ -1,7 +1,7 @@
 """One tick of the presynaptic terminal and its adjoint in Triton, for a block of keys.
 
-The functions are those of scan.c, with its names; the mechanism files document the equations and
-their sources. All values are fp32 in registers.
+The mechanism files document the equations and their sources; scan.c has the same adjoint. `inv` is
+1 / tokens.
 """
 
 from __future__ import annotations
@@ -11,70 +11,24 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-
-class Params(NamedTuple):
-    """Parameters, then constants, in the order of `_PACKED` and `_CONSTANTS` in kernel.py."""
-
-    tau_c: tl.tensor
-    alpha_ca: tl.tensor
-    syt1_slope: tl.tensor
-    syt7_slope: tl.tensor
-    cpx_thresh: tl.tensor
-    doc2_gain: tl.tensor
-    tau_buf: tl.tensor
-    buf_on: tl.tensor
-    buf_off: tl.tensor
-    tau_rrp: tl.tensor
-    rec_rate: tl.tensor
-    prime_rate: tl.tensor
-    unprime: tl.tensor
-    nsf: tl.tensor
-    endo_delay: tl.tensor
-    init_rrp: tl.tensor
-    init_reserve: tl.tensor
-    fill: tl.tensor
-    use: tl.tensor
-    max_energy: tl.tensor
-    init_energy: tl.tensor
-    amp_load: tl.tensor
-    amp_leak: tl.tensor
-    syt1_share: tl.tensor
-    syt7_share: tl.tensor
-    syt7_clamp: tl.tensor
-    doc2_slope: tl.tensor
-    doc2_half: tl.tensor
-    leak_share: tl.tensor
-    birth_primed: tl.tensor
-    fill_half: tl.tensor
-    ampa_ceiling: tl.tensor
-    noise_floor: tl.tensor
-    quantum: tl.tensor
-
-
-class State(NamedTuple):
-    """State of a block of terminals, or its gradient; the letters of the equations."""
-
-    c: tl.tensor
-    m: tl.tensor
-    r: tl.tensor
-    q: tl.tensor
-    w: tl.tensor
-    v: tl.tensor
-    s: tl.tensor
-    p: tl.tensor
-    a: tl.tensor
-    g: tl.tensor
-
-
-class Sums(NamedTuple):
-    """Coefficients of clock.py and their derivatives by the retention."""
-
-    power: tl.tensor
-    gain: tl.tensor
-    total: tl.tensor
-    dpower: tl.tensor
-    dgain: tl.tensor
-    dtotal: tl.tensor
+from synaptune.synapse.triton_rates import (
+    AMPA_CEILING,
+    DOC2_SLOPE,
+    FILL_HALF,
+    LN_2,
+    LOG2_E,
+    NOISE_FLOOR,
+    QUANTUM,
+    SYT1_SHARE,
+    SYT7_SHARE,
+    State,
+    Sums,
+    compute_sums,
+    evoke,
+    invert,
+    sense_doc2,
+    sigmoid,
+)
 
 
 class Tick(NamedTuple):
@@ -84,31 +38,31 @@ class Tick(NamedTuple):
     inflow: tl.tensor
     calcium: Sums
     c_raw: tl.tensor
-    mean_calcium: tl.tensor
+    bind: tl.tensor
     buffer: Sums
     m_raw: tl.tensor
     y1: tl.tensor
     y7: tl.tensor
     yd: tl.tensor
+    evoked: tl.tensor
     rho_raw: tl.tensor
     rho: tl.tensor
+    unfilled: tl.tensor
     refill: tl.tensor
     pool: Sums
+    missing: tl.tensor
     occupied: tl.tensor
     f1: tl.tensor
     xraw: tl.tensor
     available: tl.tensor
     expected: tl.tensor
-    variance: tl.tensor
-    sd: tl.tensor
+    ratio: tl.tensor
+    inverse_sd: tl.tensor
     draw: tl.tensor
     x: tl.tensor
-    recovered: tl.tensor
-    returned: tl.tensor
-    r_raw: tl.tensor
     snare: Sums
     s_raw: tl.tensor
-    mean_snare_raw: tl.tensor
+    mean_snare: tl.tensor
     primes: tl.tensor
     primed: Sums
     p_raw: tl.tensor
@@ -119,321 +73,260 @@ class Tick(NamedTuple):
     z1: tl.tensor
     z7: tl.tensor
     zd: tl.tensor
+    potency: tl.tensor
     probability: tl.tensor
-    size: tl.tensor
+    half: tl.tensor
+    filling: tl.tensor
+    base: tl.tensor
     fluctuation: tl.tensor
     efficacy: tl.tensor
 
 
 @triton.jit
-def sigmoid(x):
-    return 1.0 / (1.0 + tl.exp(tl.minimum(tl.maximum(-x, -60.0), 60.0)))
-
-
-@triton.jit
-def _softplus(x):
-    """log(1 + e) as the series of 2 atanh(e / (2 + e)): accurate for small e, unlike log(1 + e)."""
-    e = tl.exp(tl.maximum(-tl.abs(x), -60.0))
-    z = e / (2.0 + e)
-    q = z * z
-    series = 1.0 + q * (
-        1.0 / 3 + q * (1.0 / 5 + q * (1.0 / 7 + q * (1.0 / 9 + q * (1.0 / 11 + q / 13))))
-    )
-    return tl.maximum(x, 0.0) + 2.0 * z * series
-
-
-@triton.jit
-def _clamp(x, top):
-    return tl.minimum(tl.maximum(x, 0.0), top)
-
-
-@triton.jit
-def _positive(x):
-    return (x >= 0.0).to(tl.float32)
-
-
-@triton.jit
-def _within(x, top):
-    return ((x >= 0.0) & (x <= top)).to(tl.float32)
-
-
-@triton.jit
-def sums(a, tokens: tl.constexpr, bits: tl.constexpr):
-    """`geometric_sums` of clock.py by doubling; bits: binary digits of tokens below the first."""
-    slope = _positive(a)
+def _bound(x, top, tokens: tl.constexpr):
+    """Clamp a mean of values in [0, top]; only a tick of one token may overshoot (clock.py)."""
     if tokens == 1:
-        slope = slope * 0.0 + 1.0
-    else:
-        a = tl.maximum(a, 0.0)
-    power, dpower = a, slope
-    gain, total = slope * 0.0 + 1.0, slope * 0.0
-    dgain, dtotal = slope * 0.0, slope * 0.0
-    for index in tl.static_range(bits):
-        dtotal = 2.0 * dtotal + 2.0 * gain * dgain
-        total = 2.0 * total + gain * gain
-        dgain = dgain * (1.0 + power) + gain * dpower
-        gain = gain * (1.0 + power)
-        dpower = 2.0 * power * dpower
-        power = power * power
-        if (tokens >> (bits - 1 - index)) & 1:
-            dtotal += dgain
-            total += gain
-            dgain = dgain * a + gain * slope
-            gain = gain * a + 1.0
-            dpower = dpower * a + power * slope
-            power = power * a
-    return Sums(power, gain, total, dpower, dgain, dtotal)
+        x = tl.minimum(tl.maximum(x, 0.0), top)
+    return x
 
 
 @triton.jit
-def load_params(packed):
-    # fmt: off
-    return Params(
-        tl.load(packed), tl.load(packed + 1), tl.load(packed + 2), tl.load(packed + 3),
-        tl.load(packed + 4), tl.load(packed + 5), tl.load(packed + 6), tl.load(packed + 7),
-        tl.load(packed + 8), tl.load(packed + 9), tl.load(packed + 10), tl.load(packed + 11),
-        tl.load(packed + 12), tl.load(packed + 13), tl.load(packed + 14), tl.load(packed + 15),
-        tl.load(packed + 16), tl.load(packed + 17), tl.load(packed + 18), tl.load(packed + 19),
-        tl.load(packed + 20), tl.load(packed + 21), tl.load(packed + 22), tl.load(packed + 23),
-        tl.load(packed + 24), tl.load(packed + 25), tl.load(packed + 26), tl.load(packed + 27),
-        tl.load(packed + 28), tl.load(packed + 29), tl.load(packed + 30), tl.load(packed + 31),
-        tl.load(packed + 32), tl.load(packed + 33),
-    )
-    # fmt: on
+def _bound_gradient(x, top, grad, tokens: tl.constexpr):
+    if tokens == 1:
+        grad = tl.where((x >= 0.0) & (x <= top), grad, 0.0)
+    return grad
 
 
 @triton.jit
-def init_state(params, zero):
-    return State(
-        zero,
-        zero,
-        zero + params.init_rrp,
-        zero,
-        zero,
-        zero + params.init_reserve,
-        zero + params.birth_primed,
-        zero + params.birth_primed,
-        zero + params.init_energy,
-        zero + 1.0,
-    )
+def _pull(sums, by_power, by_gain):
+    """Gradient of the retention from those of power and gain."""
+    return sums.slope * (by_power * sums.dpower + by_gain * sums.dgain)
 
 
 @triton.jit
-def _evoked(y1, y7, params):
-    return params.syt1_share * y1 + params.syt7_share * y7
+def _pull_total(sums, by_gain, by_total):
+    return sums.slope * (by_gain * sums.dgain + by_total * sums.dtotal)
 
 
 @triton.jit
-def _sense(calcium, params):
-    """Occupancies of synaptotagmin 1, 7 and Doc2."""
-    return (
-        sigmoid(params.syt1_slope * (calcium - params.cpx_thresh)),
-        sigmoid(params.syt7_slope * (calcium - params.syt7_clamp * params.cpx_thresh)),
-        sigmoid(params.doc2_slope * (calcium - params.doc2_half)),
-    )
+def _pull_all(sums, by_power, by_gain, by_total):
+    return sums.slope * (by_power * sums.dpower + by_gain * sums.dgain + by_total * sums.dtotal)
 
 
 @triton.jit
-def birth_efficacy(params):
-    y1, y7, yd = _sense(params.tau_c * 0.0, params)
-    probability = params.birth_primed * _evoked(y1, y7, params) + params.doc2_gain * yd
-    size = (1.0 + params.fill_half) * params.init_energy / (params.init_energy + params.fill_half)
-    return probability * params.init_rrp * size
+def _evoke_gradient(y1, y7, rates):
+    """Derivative of the evoked release by calcium."""
+    return (LN_2 * SYT1_SHARE) * rates.steep1 * (y1 - y1 * y1) + (
+        LN_2 * SYT7_SHARE
+    ) * rates.steep7 * (y7 - y7 * y7)
 
 
 @triton.jit
-def step(old, drive, eta, params, tokens: tl.constexpr, bits: tl.constexpr):
+def step(old, drive, eta, rates, tokens: tl.constexpr, bits: tl.constexpr, has_noise: tl.constexpr):
     """One tick; returns the next state and the values that the adjoint needs."""
-    spike = sigmoid(drive)
-    inflow = (1.0 - params.tau_c) * params.alpha_ca * _softplus(drive) + params.buf_off * old.m
-    calcium = sums(params.tau_c - params.buf_on * (1.0 - old.m), tokens, bits)
+    inv: tl.constexpr = 1.0 / tokens
+    fall = tl.exp2(-LOG2_E * tl.abs(drive))
+    share = invert(1.0 + fall)
+    spike = tl.where(drive >= 0.0, share, fall * share)
+    softplus = tl.maximum(drive, 0.0) + LN_2 * tl.log2(1.0 + fall)
+    inflow = rates.influx * softplus + rates.off * old.m
+    calcium = compute_sums(rates.free + rates.on * old.m, tokens, bits)
     c_raw = calcium.power * old.c + calcium.gain * inflow
     c = tl.maximum(c_raw, 0.0)
-    mean_calcium = (calcium.gain * old.c + calcium.total * inflow) / tokens
-    buffer = sums(params.tau_buf - params.buf_on * mean_calcium - params.buf_off, tokens, bits)
-    m_raw = buffer.power * old.m + buffer.gain * params.buf_on * mean_calcium
-    m = _clamp(m_raw, 1.0)
+    mean_calcium = (calcium.gain * old.c + calcium.total * inflow) * inv
+    bind = rates.on * mean_calcium
+    buffer = compute_sums(rates.bound - bind, tokens, bits)
+    m_raw = buffer.power * old.m + buffer.gain * bind
+    m = tl.minimum(tl.maximum(m_raw, 0.0), 1.0)
 
-    y1, y7, yd = _sense(mean_calcium + (c - old.c) / tokens, params)
-    rho_raw = spike * old.p * _evoked(y1, y7, params) + params.leak_share * params.doc2_gain * yd
-    rho = _clamp(rho_raw, 1.0)
-    refill = old.v / ((old.v + 1.0) * params.tau_rrp)
-    pool = sums(1.0 - rho - refill, tokens, bits)
-    occupied = pool.gain * old.r + pool.total * refill * params.init_rrp
-    f1 = refill * (tokens * params.init_rrp - occupied)
+    sensed = mean_calcium + (c - old.c) * inv
+    y1 = sigmoid(sensed, rates.steep1, rates.shift1)
+    y7 = sigmoid(sensed, rates.steep7, rates.shift7)
+    yd = sense_doc2(sensed)
+    evoked = evoke(y1, y7)
+    rho_raw = spike * (old.p * evoked) + rates.leak * yd
+    rho = tl.minimum(rho_raw, 1.0)
+    unfilled = invert(old.v + 1.0)
+    refill = rates.refill * (old.v * unfilled)
+    pool = compute_sums(1.0 - rho - refill, tokens, bits)
+    occupied = pool.gain * old.r + pool.total * (refill * rates.ready)
+    missing = tokens * rates.ready - occupied
+    f1 = refill * missing
     filled = tl.minimum(tl.maximum(f1, 0.0), old.v)
     xraw = rho * occupied
     available = old.r + filled
     expected = tl.minimum(xraw, available)
-    safe = tl.maximum(available, params.quantum * params.noise_floor)
-    variance = expected * (1.0 - expected / safe)
-    sd = tl.sqrt(tl.maximum(variance, 0.0) + params.noise_floor)
-    draw = expected + sd * eta
-    x = tl.minimum(tl.maximum(draw, 0.0), available)
+    ratio, inverse_sd, draw, x = expected, expected, expected, expected
+    if has_noise:
+        ratio = expected * invert(tl.maximum(available, QUANTUM * NOISE_FLOOR))
+        variance = tl.maximum(ratio * (available - expected), 0.0) + NOISE_FLOOR
+        inverse_sd = tl.rsqrt(variance)
+        draw = expected + variance * inverse_sd * eta
+        x = tl.minimum(tl.maximum(draw, 0.0), available)
 
-    dwell = sums(1.0 - 1.0 / params.endo_delay, tokens, bits)
-    q = dwell.power * old.q + dwell.gain * x / tokens
-    recovered = old.q + x - q
-    recycle = sums(1.0 - params.rec_rate, tokens, bits)
-    w = recycle.power * old.w + recycle.gain * tl.maximum(recovered, 0.0) / tokens
-    returned = old.w + tl.maximum(recovered, 0.0) - w
-    r_raw = old.r - x + filled
-    r = tl.maximum(r_raw, 0.0)
-    v = old.v + tl.maximum(returned, 0.0) - filled
+    q = rates.endo_power * old.q + rates.endo_gain * x
+    recovered = (1.0 - rates.endo_power) * old.q + (1.0 - rates.endo_gain) * x
+    w = rates.back_power * old.w + rates.back_gain * recovered
+    returned = (1.0 - rates.back_power) * old.w + (1.0 - rates.back_gain) * recovered
+    r = available - x
+    v = old.v + returned - filled
 
-    used = params.unprime * x / tokens
-    snare = sums(1.0 - used - params.nsf, tokens, bits)
-    s_raw = snare.power * old.s + snare.gain * params.nsf
-    mean_snare_raw = (snare.gain * old.s + snare.total * params.nsf) / tokens
-    primes = params.prime_rate * _clamp(mean_snare_raw, 1.0)
-    primed = sums(1.0 - primes - used, tokens, bits)
+    used = rates.unprime * x
+    snare = compute_sums(1.0 - rates.nsf - used, tokens, bits)
+    s_raw = snare.power * old.s + snare.gain * rates.nsf
+    mean_snare = (snare.gain * old.s + snare.total * rates.nsf) * inv
+    primes = rates.prime * _bound(mean_snare, 1.0, tokens)
+    primed = compute_sums(1.0 - used - primes, tokens, bits)
     p_raw = primed.power * old.p + primed.gain * primes
-    p = _clamp(p_raw, 1.0)
+    p = _bound(p_raw, 1.0, tokens)
 
-    refuel = sums(1.0 - params.fill, tokens, bits)
-    a_raw = refuel.power * old.a + refuel.gain * (
-        params.fill * params.max_energy - params.use * x / tokens
-    )
+    a_raw = rates.fuel_power * old.a + rates.fuel_gain - rates.fuel_use * x
     a = tl.maximum(a_raw, 0.0)
-    load = params.amp_load * x / tokens
-    ampa = sums(1.0 - load - params.amp_leak, tokens, bits)
-    g_raw = ampa.power * old.g + ampa.gain * params.ampa_ceiling * load
-    g = _clamp(g_raw, params.ampa_ceiling)
+    load = rates.load * x
+    ampa = compute_sums(rates.keep - load, tokens, bits)
+    g_raw = ampa.power * old.g + ampa.gain * (AMPA_CEILING * load)
+    g = _bound(g_raw, AMPA_CEILING, tokens)
 
-    z1, z7, zd = _sense(c, params)
-    probability = p * _evoked(z1, z7, params) + params.doc2_gain * zd
-    size = g * (1.0 + params.fill_half) * a / (a + params.fill_half)
-    fluctuation = (x + params.quantum) / (expected + params.quantum)
-    new = State(c, m, r, q, w, v, _clamp(s_raw, 1.0), p, a, g)
+    z1 = sigmoid(c, rates.steep1, rates.shift1)
+    z7 = sigmoid(c, rates.steep7, rates.shift7)
+    zd = sense_doc2(c)
+    potency = evoke(z1, z7)
+    probability = p * potency + rates.doc2 * zd
+    half = invert(a + FILL_HALF)
+    filling = (1.0 + FILL_HALF) * a * half
+    efficacy = probability * r * (g * filling)
+    base, fluctuation = efficacy, efficacy
+    if has_noise:
+        base = invert(expected + QUANTUM)
+        fluctuation = (x + QUANTUM) * base
+        efficacy = efficacy * fluctuation
+    new = State(c, m, r, q, w, v, _bound(s_raw, 1.0, tokens), p, a, g)
     # fmt: off
     tick = Tick(
-        spike, inflow, calcium, c_raw, mean_calcium, buffer, m_raw, y1, y7, yd, rho_raw, rho,
-        refill, pool, occupied, f1, xraw, available, expected, variance, sd, draw, x, recovered,
-        returned, r_raw, snare, s_raw, mean_snare_raw, primes, primed, p_raw, a_raw, load, ampa,
-        g_raw, z1, z7, zd, probability, size, fluctuation, probability * r * size * fluctuation,
+        spike, inflow, calcium, c_raw, bind, buffer, m_raw, y1, y7, yd, evoked, rho_raw, rho,
+        unfilled, refill, pool, missing, occupied, f1, xraw, available, expected, ratio,
+        inverse_sd, draw, x, snare, s_raw, mean_snare, primes, primed, p_raw, a_raw, load, ampa,
+        g_raw, z1, z7, zd, potency, probability, half, filling, base, fluctuation, efficacy,
     )
     # fmt: on
     return new, tick
 
 
 @triton.jit
-def adjoint(old, drive, eta, d, de, params, tokens: tl.constexpr, bits: tl.constexpr):
-    """The adjoint of `step`, as in scan.c.
+def bias_of(efficacy, rates):
+    """The bias (1) of bias.py."""
+    return (LN_2 * rates.weight) * tl.log2((efficacy + rates.epsilon) * rates.tilt)
+
+
+@triton.jit
+def adjoint(
+    old,
+    drive,
+    eta,
+    d,
+    dbias,
+    rates,
+    tokens: tl.constexpr,
+    bits: tl.constexpr,
+    has_noise: tl.constexpr,
+):
+    """The adjoint of `step` and `bias_of`.
 
     Returns the gradient of the old state and that of the drive, from the gradients `d` of the next
-    state and `de` of the efficacy.
+    state and `dbias` of the bias.
     """
-    new, t = step(old, drive, eta, params, tokens, bits)
-    dwell = sums(1.0 - 1.0 / params.endo_delay, tokens, bits)
-    recycle = sums(1.0 - params.rec_rate, tokens, bits)
-    refuel = sums(1.0 - params.fill, tokens, bits)
-    inv = 1.0 / tokens
-    size_r = t.size * new.r
-    dprob = de * size_r * t.fluctuation
-    dsize = de * t.probability * new.r * t.fluctuation
-    dfluct = de * t.probability * size_r
-    dr = d.r + de * t.probability * t.size * t.fluctuation
-    base = 1.0 / (t.expected + params.quantum)
-    dx = dfluct * base
-    dexp = -dfluct * (t.x + params.quantum) * base * base
-    half = 1.0 / (new.a + params.fill_half)
-    dg = d.g + dsize * (1.0 + params.fill_half) * new.a * half
-    da = d.a + dsize * new.g * (1.0 + params.fill_half) * params.fill_half * half * half
-    slope1 = params.syt1_share * params.syt1_slope
-    slope7 = params.syt7_share * params.syt7_slope
-    sloped = params.doc2_gain * params.doc2_slope
-    dp = d.p + dprob * _evoked(t.z1, t.z7, params)
+    new, t = step(old, drive, eta, rates, tokens, bits, has_noise)
+    inv: tl.constexpr = 1.0 / tokens
+    de = dbias * rates.weight * invert(t.efficacy + rates.epsilon)
+    dx, dexp = de * 0.0, de * 0.0
+    size = new.g * t.filling
+    if has_noise:
+        dfluct = de * (t.probability * new.r * size) * t.base
+        dx = dfluct
+        dexp = -dfluct * t.fluctuation
+        de = de * t.fluctuation
+    dready = de * t.probability
+    dprob = de * new.r * size
+    dr = d.r + dready * size
+    dsize = dready * new.r
+    dg = d.g + dsize * t.filling
+    da = d.a + dsize * new.g * ((1.0 + FILL_HALF) * FILL_HALF * t.half * t.half)
+    dp = d.p + dprob * t.potency
+    sloped: tl.constexpr = DOC2_SLOPE
     dc = d.c + dprob * (
-        new.p * (slope1 * t.z1 * (1.0 - t.z1) + slope7 * t.z7 * (1.0 - t.z7))
-        + sloped * t.zd * (1.0 - t.zd)
+        new.p * _evoke_gradient(t.z1, t.z7, rates) + sloped * rates.doc2 * (t.zd - t.zd * t.zd)
     )
 
-    dg *= _within(t.g_raw, params.ampa_ceiling)
+    dg = _bound_gradient(t.g_raw, AMPA_CEILING, dg, tokens)
     old_g = dg * t.ampa.power
-    dload = dg * t.ampa.gain * params.ampa_ceiling
-    dload -= dg * (old.g * t.ampa.dpower + params.ampa_ceiling * t.load * t.ampa.dgain)
-    dx += dload * params.amp_load * inv
-    da *= _positive(t.a_raw)
-    old_a = da * refuel.power
-    dx -= da * refuel.gain * params.use * inv
+    insert = AMPA_CEILING * t.load
+    dload = AMPA_CEILING * (dg * t.ampa.gain) - _pull(t.ampa, dg * old.g, dg * insert)
+    dx += dload * rates.load
+    da = tl.where(t.a_raw >= 0.0, da, 0.0)
+    old_a = da * rates.fuel_power
+    dx -= da * rates.fuel_use
 
-    dp *= _within(t.p_raw, 1.0)
+    dp = _bound_gradient(t.p_raw, 1.0, dp, tokens)
     old_p = dp * t.primed.power
-    dkeep = dp * (old.p * t.primed.dpower + t.primes * t.primed.dgain)
-    dused = -dkeep
-    dmean = (dp * t.primed.gain - dkeep) * params.prime_rate * _within(t.mean_snare_raw, 1.0) * inv
-    ds = d.s * _within(t.s_raw, 1.0)
+    dkeep = _pull(t.primed, dp * old.p, dp * t.primes)
+    dmean = (dp * t.primed.gain - dkeep) * (rates.prime * inv)
+    dmean = _bound_gradient(t.mean_snare, 1.0, dmean, tokens)
+    ds = _bound_gradient(t.s_raw, 1.0, d.s, tokens)
     old_s = dmean * t.snare.gain + ds * t.snare.power
-    dused -= (
-        ds * old.s * t.snare.dpower
-        + (dmean * old.s + ds * params.nsf) * t.snare.dgain
-        + dmean * params.nsf * t.snare.dtotal
-    )
-    dx += dused * params.unprime * inv
+    dkeep += _pull_all(t.snare, ds * old.s, dmean * old.s + ds * rates.nsf, dmean * rates.nsf)
+    dx -= dkeep * rates.unprime
 
-    dr *= _positive(t.r_raw)
-    old_r = dr
-    old_v = d.v
+    old_w = rates.back_power * d.w + (1.0 - rates.back_power) * d.v
+    drec = rates.back_gain * d.w + (1.0 - rates.back_gain) * d.v
+    old_q = rates.endo_power * d.q + (1.0 - rates.endo_power) * drec
+    dx += rates.endo_gain * d.q + (1.0 - rates.endo_gain) * drec
     dx -= dr
-    dfill = dr - d.v
-    dret = d.v * _positive(t.returned)
-    dw = d.w - dret
-    old_w = dret + dw * recycle.power
-    drec = (dret + dw * recycle.gain * inv) * _positive(t.recovered)
-    dq = d.q - drec
-    old_q = drec + dq * dwell.power
-    dx += drec + dq * dwell.gain * inv
+    davail = dr
 
-    over = (t.draw > t.available).to(tl.float32)
-    ddraw = dx * _positive(t.draw) * (1.0 - over)
-    dvar = ddraw * eta * 0.5 / t.sd * _positive(t.variance)
-    ratio = t.expected / tl.maximum(t.available, params.quantum * params.noise_floor)
-    davail = dx * over + dvar * ratio * ratio
-    dexp += ddraw + dvar * (1.0 - 2.0 * ratio)
-    free = (t.xraw <= t.available).to(tl.float32)
-    davail += dexp * (1.0 - free)
-    dxraw = dexp * free
-    old_r += davail
-    dfill += davail
-    ample = (t.f1 <= old.v).to(tl.float32)
-    old_v += dfill * (1.0 - ample)
-    df1 = dfill * ample * _positive(t.f1)
-    drefill = df1 * (tokens * params.init_rrp - t.occupied)
+    if has_noise:
+        over = t.draw > t.available
+        davail += tl.where(over, dx, 0.0)
+        dx = tl.where(over | (t.draw < 0.0), 0.0, dx)
+        dvar = dx * eta * (0.5 * t.inverse_sd)
+        davail += dvar * t.ratio * t.ratio
+        dx += dvar * (1.0 - 2.0 * t.ratio)
+    dexp += dx
+    free = t.xraw <= t.available
+    davail += tl.where(free, 0.0, dexp)
+    dxraw = tl.where(free, dexp, 0.0)
+    dfill = davail - d.v
+    ample = t.f1 <= old.v
+    old_v = d.v + tl.where(ample, 0.0, dfill)
+    df1 = tl.where(ample & (t.f1 >= 0.0), dfill, 0.0)
     docc = dxraw * t.rho - df1 * t.refill
-    drho = dxraw * t.occupied
-    old_r += docc * t.pool.gain
-    drefill += docc * t.pool.total * params.init_rrp
-    dpool = docc * (old.r * t.pool.dgain + t.refill * params.init_rrp * t.pool.dtotal)
-    drho -= dpool
-    drefill -= dpool
-    old_v += drefill / (params.tau_rrp * (old.v + 1.0) * (old.v + 1.0))
+    old_r = davail + docc * t.pool.gain
+    fresh = docc * rates.ready
+    dpool = _pull_total(t.pool, docc * old.r, fresh * t.refill)
+    drho = dxraw * t.occupied - dpool
+    drefill = df1 * t.missing + fresh * t.pool.total - dpool
+    old_v += drefill * rates.refill * (t.unfilled * t.unfilled)
 
-    drho *= _within(t.rho_raw, 1.0)
-    evoked = _evoked(t.y1, t.y7, params)
-    dspike = drho * old.p * evoked
-    sp = drho * t.spike * old.p
-    old_p += drho * t.spike * evoked
-    dsensed = sp * (
-        slope1 * t.y1 * (1.0 - t.y1) + slope7 * t.y7 * (1.0 - t.y7)
-    ) + drho * params.leak_share * sloped * t.yd * (1.0 - t.yd)
-    dc = (dc + dsensed * inv) * _positive(t.c_raw)
-    dm = d.m * _within(t.m_raw, 1.0)
+    drho = tl.where(t.rho_raw <= 1.0, drho, 0.0)
+    dspike = drho * (old.p * t.evoked)
+    spiked = drho * t.spike
+    old_p += spiked * t.evoked
+    dsensed = (spiked * old.p) * _evoke_gradient(t.y1, t.y7, rates)
+    dsensed += drho * rates.leak * sloped * (t.yd - t.yd * t.yd)
+    dsensed *= inv
+    dc = tl.where(t.c_raw >= 0.0, dc + dsensed, 0.0)
+    dm = tl.where((t.m_raw >= 0.0) & (t.m_raw <= 1.0), d.m, 0.0)
     old_m = dm * t.buffer.power
-    dmean_calcium = dsensed + params.buf_on * (
-        dm * t.buffer.gain
-        - dm * (old.m * t.buffer.dpower + params.buf_on * t.mean_calcium * t.buffer.dgain)
-    )
-    dmean_calcium *= inv
-    old_c = dmean_calcium * t.calcium.gain - dsensed * inv + dc * t.calcium.power
+    dbind = dm * t.buffer.gain - _pull(t.buffer, dm * old.m, dm * t.bind)
+    dmean_calcium = dsensed + dbind * (rates.on * inv)
+    old_c = dmean_calcium * t.calcium.gain - dsensed + dc * t.calcium.power
     din = dmean_calcium * t.calcium.total + dc * t.calcium.gain
-    dretention = (
-        dc * old.c * t.calcium.dpower
-        + (dmean_calcium * old.c + dc * t.inflow) * t.calcium.dgain
-        + dmean_calcium * t.inflow * t.calcium.dtotal
+    dretention = _pull_all(
+        t.calcium,
+        dc * old.c,
+        dmean_calcium * old.c + dc * t.inflow,
+        dmean_calcium * t.inflow,
     )
-    old_m += dretention * params.buf_on + din * params.buf_off
-    ddrive = (
-        dspike * t.spike * (1.0 - t.spike) + din * (1.0 - params.tau_c) * params.alpha_ca * t.spike
-    )
+    old_m += dretention * rates.on + din * rates.off
+    ddrive = t.spike * (dspike * (1.0 - t.spike) + din * rates.influx)
     grad = State(old_c, old_m, old_r, old_q, old_w, old_v, old_s, old_p, old_a, old_g)
     return grad, ddrive
