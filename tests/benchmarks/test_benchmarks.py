@@ -86,6 +86,6 @@ def test_the_gpu_benchmark_writes_every_part(tmp_path, monkeypatch, capsys):
     parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
     assert all(isinstance(rows, list) for rows in parts.values())
     assert len(parts) == 7
-    errors = [row["error of values"] for row in parts["Scan against the reference"]]
+    errors = [row["error of the bias"] for row in parts["Release against the reference"]]
     assert max(errors) < 1e-4
     assert "| candidates |" in (tmp_path / "gpu.md").read_text()
