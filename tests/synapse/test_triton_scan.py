@@ -205,7 +205,7 @@ def test_a_kernel_compiles_for_gpus_without_spilling_to_memory(name, monkeypatch
     module = import_kernels(monkeypatch)
     function = getattr(module, name)
     constants = {"tokens": 16, "bits": 4, "segment": module.SEGMENT, "block": module.BLOCK}
-    constants |= {"has_noise": True, "stores": True, "has_efficacy": False, "fold": module.FOLD}
+    constants |= {"has_noise": True, "stores": True, "has_efficacy": False}
     types = dict.fromkeys(function.arg_names, "*fp32")
     types |= {"product": "*bf16", "dproduct": "*bf16", "seeds": "*i64"}
     types |= dict.fromkeys(("rows", "heads", "per_set", "updates", "keys"), "i32")

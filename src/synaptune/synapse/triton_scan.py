@@ -34,10 +34,8 @@ from synaptune.synapse.triton_step import adjoint, bias_of, step
 
 BLOCK = 32  # keys of a program; chosen: one warp, so that early and late keys share a processor
 WARPS = 1
-SEGMENT = (
-    16  # ticks between two stored states, even; chosen: states of a segment fit in the L2 cache
-)
-FOLD = True  # whether the programs of the youngest keys follow those of the oldest
+# Ticks between two stored states, even; chosen: the states of a segment fit in the L2 cache.
+SEGMENT = 16
 SIZES = ("rows", "heads", "per_set", "updates", "keys")  # a new value compiles nothing anew
 STATES: tl.constexpr = tl.constexpr(len(State._fields))
 PARAMETERS: tl.constexpr = tl.constexpr(len(Params._fields))
@@ -74,13 +72,9 @@ def _load(place, block: tl.constexpr):
 
 
 @triton.jit
-def _locate(rows, updates, keys, tokens: tl.constexpr, block: tl.constexpr, fold: tl.constexpr):
+def _locate(rows, updates, keys, tokens: tl.constexpr, block: tl.constexpr):
     """Return row, keys, their ticks of birth, the last birth and the ticks of the oldest key."""
     number = tl.program_id(0) // rows
-    if fold:
-        # The short half in ascending order: a processor that has the longest gets the shortest.
-        blocks = tl.num_programs(0) // rows
-        number = tl.where(number < blocks // 2, number, blocks - 1 + blocks // 2 - number)
     key = number * block + tl.arange(0, block)
     birth = tl.where(key < keys, key // tokens, updates)
     last = tl.minimum((number * block + block - 1) // tokens, updates)
@@ -116,10 +110,9 @@ def noise_kernel(
     keys,
     tokens: tl.constexpr,
     block: tl.constexpr,
-    fold: tl.constexpr,
 ):
     """Write the noise that the other kernels draw, (row, tick, key). Grid: as of them."""
-    row, key, birth, _, count = _locate(rows, updates, keys, tokens, block, fold)
+    row, key, birth, _, count = _locate(rows, updates, keys, tokens, block)
     spare = tl.zeros([block], tl.float32)
     at = (row.to(tl.int64) * updates + birth) * keys + key
     _, _, fraction = start(packed + row // per_set * PARAMETERS, spare, 1, 0)
@@ -150,14 +143,13 @@ def forward_kernel(
     stores: tl.constexpr,
     has_efficacy: tl.constexpr,
     block: tl.constexpr,
-    fold: tl.constexpr,
 ):
     """Write the bias (row, tick, key), and where asked the efficacy and the states.
 
     The efficacy is (row, tick + 1, key); it includes the first tick. The states are (program,
     segment - 1, state, key of the program). Grid: blocks of keys times rows.
     """
-    row, key, birth, last, count = _locate(rows, updates, keys, tokens, block, fold)
+    row, key, birth, last, count = _locate(rows, updates, keys, tokens, block)
     zero = tl.zeros([block], tl.float32)
     rates, state, fraction = start(packed + row // per_set * PARAMETERS, zero, tokens, bits)
     shift = tl.load(threshold + row // per_set * heads + row % heads)
@@ -212,14 +204,13 @@ def backward_kernel(
     segment: tl.constexpr,
     has_noise: tl.constexpr,
     block: tl.constexpr,
-    fold: tl.constexpr,
 ):
     """Write the gradient of the products, and of the threshold the part of each program.
 
     Grid: as of `forward_kernel`. The scratch area is (program, tick of a segment, state and noise,
     key).
     """
-    row, key, birth, last, count = _locate(rows, updates, keys, tokens, block, fold)
+    row, key, birth, last, count = _locate(rows, updates, keys, tokens, block)
     zero = tl.zeros([block], tl.float32)
     rates, newborn, fraction = start(packed + row // per_set * PARAMETERS, zero, tokens, bits)
     shift = tl.load(threshold + row // per_set * heads + row % heads)
@@ -368,7 +359,7 @@ def write_noise(product: Tensor, packed: Tensor, seeds: Tensor, tokens: int) -> 
     noise = product.new_zeros(product.shape, dtype=torch.float32)
     sizes = (batch * heads, batch * heads // len(packed), updates, keys, tokens)
     grid = (batch * heads * triton.cdiv(keys, BLOCK),)
-    noise_kernel[grid](seeds, packed, noise, *sizes, block=BLOCK, fold=FOLD, num_warps=WARPS)
+    noise_kernel[grid](seeds, packed, noise, *sizes, block=BLOCK, num_warps=WARPS)
     return noise
 
 
@@ -385,6 +376,5 @@ def _measure(product: Tensor, packed: Tensor, tokens: int) -> dict[str, int]:
         "bits": tokens.bit_length() - 1,
         "segment": SEGMENT,
         "block": BLOCK,
-        "fold": FOLD,
         "num_warps": WARPS,
     }
