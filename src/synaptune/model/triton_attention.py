@@ -21,7 +21,7 @@ from synaptune.model.triton_kernels import (
     key_gradient_kernel,
     query_gradient_kernel,
 )
-from synaptune.synapse.kernel import fold_candidates
+from synaptune.synapse.kernel import fold_candidates, unfold_candidates
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MAX_BYTES = 256  # of a vector of the widest head: the tiles of a wider one do not fit in registers
@@ -120,7 +120,7 @@ class _Attention(torch.autograd.Function):
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         folded = fold_candidates(info.batch_size, in_dims, *inputs[:-1])
         outputs = _Attention.apply(*folded, inputs[-1])
-        return tuple(x.unflatten(0, (info.batch_size, -1)) for x in outputs), (0, 0)
+        return unfold_candidates(info.batch_size, outputs)
 
 
 class _Gradient(torch.autograd.Function):
@@ -140,8 +140,7 @@ class _Gradient(torch.autograd.Function):
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         folded = fold_candidates(info.batch_size, in_dims, *inputs[:-2])
         outputs = _Gradient.apply(*folded, *inputs[-2:])
-        unfolded = tuple(x.unflatten(0, (info.batch_size, -1)) for x in outputs)
-        return unfolded, (0,) * len(unfolded)
+        return unfold_candidates(info.batch_size, outputs)
 
 
 def run_forward(

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from synaptune.synapse.kernel import MAX_TOKENS, PACKED, fold_candidates, has_triton, list_values
+from synaptune.synapse.kernel import (
+    MAX_TOKENS,
+    PACKED,
+    fold_candidates,
+    has_triton,
+    list_values,
+    unfold_candidates,
+)
 
 if TYPE_CHECKING:
     from synaptune.synapse.tensors import SynapseTensors
@@ -144,7 +151,7 @@ class _Bias(torch.autograd.Function):
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         folded = fold_candidates(info.batch_size, in_dims, *inputs[:4])
         outputs = _Bias.apply(*folded, *inputs[4:])
-        return _unfold(outputs, info.batch_size)
+        return unfold_candidates(info.batch_size, outputs)
 
 
 class _Gradient(torch.autograd.Function):
@@ -175,9 +182,4 @@ class _Gradient(torch.autograd.Function):
         info: Any, in_dims: tuple[int | None, ...], *inputs: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         folded = fold_candidates(info.batch_size, in_dims, *inputs[:-1])
-        return _unfold(_Gradient.apply(*folded, inputs[-1]), info.batch_size)
-
-
-def _unfold(outputs: Any, size: int) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """Return the outputs with an axis of candidates, and the number of that axis for each."""
-    return tuple(x.unflatten(0, (size, -1)) for x in outputs), (0,) * len(outputs)
+        return unfold_candidates(info.batch_size, _Gradient.apply(*folded, inputs[-1]))

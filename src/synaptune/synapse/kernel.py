@@ -94,7 +94,9 @@ def has_triton() -> bool:
     """Return whether Triton is installed; where it is not, log one warning."""
     if importlib.util.find_spec("triton") is not None:
         return True
-    _log.warning("no Triton found (pip install 'synaptune[gpu]'): scan and attention run slowly")
+    _log.warning(
+        "no Triton found (pip install 'synaptune[gpu]'): the synapse runs slowly"
+    )
     return False
 
 
@@ -232,6 +234,13 @@ def fold_candidates(
             tensor = tensor.flatten(0, 1)
         folded.append(tensor)
     return tuple(folded)
+
+
+def unfold_candidates(
+    size: int, outputs: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Return the result of a vmap rule: outputs with the candidates first, and that dimension."""
+    return tuple(x.unflatten(0, (size, -1)) for x in outputs), (0,) * len(outputs)
 
 
 def _call(

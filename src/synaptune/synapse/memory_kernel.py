@@ -20,6 +20,7 @@ from synaptune.synapse.kernel import (
     has_triton,
     load_library,
     pack_parameters,
+    unfold_candidates,
 )
 from synaptune.synapse.kinase import GATE_SLOPE, SWITCH_SLOPE
 
@@ -118,7 +119,7 @@ class _MemoryScan(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
         folded = fold_candidates(info.batch_size, in_dims, *inputs[:4])
-        return _unfold(info.batch_size, _MemoryScan.apply(*folded, *inputs[4:]))
+        return unfold_candidates(info.batch_size, _MemoryScan.apply(*folded, *inputs[4:]))
 
 
 class _MemoryGradient(torch.autograd.Function):
@@ -159,12 +160,7 @@ class _MemoryGradient(torch.autograd.Function):
         dims = (*in_dims[:4], *in_dims[6:])
         folded = fold_candidates(info.batch_size, dims, *inputs[:4], *inputs[6:])
         out = _MemoryGradient.apply(*folded[:4], *inputs[4:6], *folded[4:])
-        return _unfold(info.batch_size, out)
-
-
-def _unfold(size: int, outputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """Return what a vmap rule returns: outputs with the candidates first, and their dimension."""
-    return tuple(x.unflatten(0, (size, -1)) for x in outputs), (0,) * len(outputs)
+        return unfold_candidates(info.batch_size, out)
 
 
 def _call(
