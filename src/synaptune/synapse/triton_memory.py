@@ -73,7 +73,7 @@ def run_forward(
     """
     rows, tokens, rank = pre.shape
     per_set, chunks = rows // len(packed), triton.cdiv(tokens, CHUNK)
-    half = triton.next_power_of_2(rank)
+    half = triton.next_power_of_2(rank)  # numbers of a row of F, and of Z, in [F, Z]
     square = CHUNK if delta else 1
     kept = Kept(
         pre.new_empty(rows, LEVELS.value, tokens // tick + 1, rank),
