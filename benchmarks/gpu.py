@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from bench_step import OFF, Size
 from gpu_attention import check_attention, make_attention, run_attention
+from gpu_memory import check_memory
 from gpu_release import check_release
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
@@ -376,6 +377,9 @@ def main() -> int:
     parts = {
         "Release against the reference": functools.partial(check_release, device),
         "Attention against the reference": functools.partial(check_attention, device),
+        "Memory against the reference": functools.partial(
+            check_memory, device, bench.sizes["step"][0].context
+        ),
         "Training step": bench.time_steps,
         "Population": bench.time_populations,
         "Attention": bench.time_attention,

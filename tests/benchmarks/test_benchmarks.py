@@ -85,7 +85,7 @@ def test_the_gpu_benchmark_writes_every_part(tmp_path, monkeypatch, capsys):
     assert importlib.import_module("gpu").main() == 0, capsys.readouterr().err
     parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
     assert all(isinstance(rows, list) for rows in parts.values())
-    assert len(parts) == 7
+    assert len(parts) == 8
     errors = [row["error of the bias"] for row in parts["Release against the reference"]]
     assert max(errors) < 1e-4
     assert "| candidates |" in (tmp_path / "gpu.md").read_text()
