@@ -69,4 +69,4 @@ def compute_error(value: Tensor | None, reference: Tensor | None) -> float:
     """Return the norm of the error over that of the reference."""
     assert value is not None
     assert reference is not None
-    return float((value.double() - reference).norm() / reference.norm())
+    return float((value.detach().double() - reference.detach()).norm() / reference.detach().norm())
