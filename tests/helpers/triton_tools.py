@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -24,6 +25,21 @@ def use_interpreter(monkeypatch) -> None:
             monkeypatch.setattr(
                 library, name, InterpretedFunction(value.fn) if is_function else value
             )
+    # From Triton 3.9 a constant times a tensor would be a constant, which its functions refuse.
+    for name in ("__add__", "__sub__", "__mul__", "__truediv__"):
+        monkeypatch.setattr(
+            language.constexpr, name, _leave_tensors(getattr(language.constexpr, name))
+        )
+
+
+def _leave_tensors(method: Callable[..., object]) -> Callable[..., object]:
+    """Return an operator of constants that leaves the work to a tensor on its right."""
+    from triton import language
+
+    def call(self: object, other: object) -> object:
+        return NotImplemented if isinstance(other, language.tensor) else method(self, other)
+
+    return call
 
 
 def count_stack_bytes(cubin: bytes, folder: Path) -> int:

@@ -254,7 +254,8 @@ def backward_kernel(
             older_eta = zero
             if has_noise:
                 older_eta = tl.load(tape + before * width + STATES * block)
-            inside = (tick - 1 < updates) & (index + 1 < length)
+            # Of the shape of `tick`: a comparison of two numbers is no mask in the interpreter.
+            inside = (tick - 1 < updates) & (tick * 0 + index + 1 < length)
             older_drive = tl.load(product + at - wide, mask=inside, other=0.0)
             older_bias = tl.load(dbias + at - wide, mask=inside, other=0.0)
             grad, by_drive = adjoint(
