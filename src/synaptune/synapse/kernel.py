@@ -94,9 +94,7 @@ def has_triton() -> bool:
     """Return whether Triton is installed; where it is not, log one warning."""
     if importlib.util.find_spec("triton") is not None:
         return True
-    _log.warning(
-        "no Triton found (pip install 'synaptune[gpu]'): the synapse runs slowly"
-    )
+    _log.warning("no Triton found (pip install 'synaptune[gpu]'): the synapse runs slowly")
     return False
 
 
