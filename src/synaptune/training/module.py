@@ -75,9 +75,11 @@ class TrainingModule(lightning.LightningModule):
         if self._is_graphed:
             self._compute = GraphedFunction(self._compute_gradients, [self._noise])
             self._update = GraphedFunction(self._update_weights)
-            if self.job.training.accumulate > 1:  # the graph adds to them in place
-                for weight in self._weights:
-                    weight.grad = torch.zeros_like(weight)
+        # A graph adds the gradients of several micro-batches in place.
+        self._keeps_gradients = self._is_graphed and self.job.training.accumulate > 1
+        if self._keeps_gradients:
+            for weight in self._weights:
+                weight.grad = torch.zeros_like(weight)
         self._recorder = RunRecorder(
             self.job,
             self.state,
@@ -102,7 +104,7 @@ class TrainingModule(lightning.LightningModule):
         if self._is_graphed:
             for weight, gradient in zip(self._weights, gradients, strict=True):
                 weight.grad = gradient
-            if training.accumulate > 1:
+            if self._keeps_gradients:
                 activity = copy_tensors(activity)
         self._activities.append(activity)
         if len(self._activities) == training.accumulate:
@@ -110,6 +112,8 @@ class TrainingModule(lightning.LightningModule):
 
     def _compute_gradients(self, batch: Any) -> tuple[torch.Tensor, Any, list[Any]]:
         """Add the gradients of a micro-batch; return its loss and activity, and the gradients."""
+        if self.job.training.accumulate == 1:
+            self._optimizer.zero_grad()  # a recording that failed may have left some
         with make_autocast(self.job.training, self.device):
             output = self.job.compute_loss(batch, self._noise)
         (output.total / self.job.training.accumulate).backward()
@@ -131,7 +135,7 @@ class TrainingModule(lightning.LightningModule):
         if training.clip > 0:
             torch.nn.utils.clip_grad_norm_(self._weights, training.clip)
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=training.accumulate == 1)
+        self._optimizer.zero_grad(set_to_none=not self._keeps_gradients)
         self.job.update_buffers(activities)
 
 
