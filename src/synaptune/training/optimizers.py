@@ -39,7 +39,7 @@ def make_optimizer(model: DecayingModel, config: TrainingConfig) -> torch.optim.
     if on_gpu:  # a CUDA graph reads the learning rate from the device
         rate = torch.tensor(config.learning_rate, device=groups[0]["params"][0].device)
         return torch.optim.AdamW(groups, lr=rate, betas=MOMENT_RATES, fused=True, capturable=True)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=MOMENT_RATES, foreach=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=MOMENT_RATES, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
