@@ -17,16 +17,19 @@ import argparse
 import os
 import statistics
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import regime_tasks
 import torch
 from ladder import format_overrides, tune_values
+from regime_list import RATE, REGIMES, Regime, Variant
 from runs import (
     FIRST_FRESH_SEED,
+    OPTION,
     QUIET,
     ROOT,
     Results,
@@ -37,6 +40,7 @@ from runs import (
     give_equal_time,
     measure_steps,
     run_on_seeds,
+    split_options,
     start_pool,
 )
 
@@ -47,143 +51,8 @@ from synaptune.core.errors import UserError, suggest, user_error
 from synaptune.data.batches import make_eval_batches
 from synaptune.data.chains import compute_bayes_loss
 from synaptune.data.corpus import load_corpus
-from synaptune.search.space.space import Space
+from synaptune.search.space.space import Dimension, Space
 from synaptune.study.artifacts import write_json, write_text
-
-BARRIER = "synapse.attention.barrier_strength"
-DISTANCE = f"{BARRIER}=24"
-NO_MEMORY = "ablation=[no_release,no_memory,no_experts]"
-MEMORY = (
-    "synapse.postsynaptic.post_fast_decay=0.999",
-    "synapse.postsynaptic.post_fast_lr=5e-3",
-    "synapse.postsynaptic.rank_eligibility=16",
-)
-ALONE = ("model.release=off", "model.distance=off", *MEMORY)  # the memory without the rest
-FEW = ("data.max_bytes=22_000", "training.steps=800", "training.learning_rate=4e-3")
-NOISE = ("ablation=[no_memory,no_experts]", "synapse.stochastic.stochastic_train_frac=1.0")
-LEARNED = "synapse.learn=[{}]".format(
-    ",".join(
-        (
-            "calcium.alpha_ca",
-            "vesicles.tau_rrp",
-            "postsynaptic.post_fast_lr",
-            "postsynaptic.post_fast_decay",
-            "attention.lambda_loge",
-            "attention.barrier_strength",
-        )
-    )
-)
-# Entries of search_space.ranges by name; an empty one stands for the declared range.
-Ranges = Mapping[str, Mapping[str, Any]]
-RATE: Ranges = {"training.learning_rate": dict(low=1e-3, high=3e-2, log=True)}
-SLOPE: Ranges = {BARRIER: dict(low=4.0, high=128.0, log=True)}
-WRITES: Ranges = {
-    "synapse.postsynaptic.post_fast_decay": {},
-    "synapse.postsynaptic.post_fast_lr": {},
-    "synapse.postsynaptic.rank_eligibility": {},
-}
-DYNAMICS: Ranges = {
-    "synapse.attention.lambda_loge": {},
-    "synapse.calcium.alpha_ca": {},
-    "synapse.vesicles.tau_rrp": {},
-}
-SHARE: Ranges = {"synapse.stochastic.stochastic_train_frac": {}}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One side of a comparison.
-
-    Attributes:
-        overrides: of train.py.
-        ranges: what tuning searches beside the learning rate.
-    """
-
-    overrides: tuple[str, ...]
-    ranges: Ranges = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Regime:
-    """A task and the variants that are compared in it.
-
-    Attributes:
-        common: overrides of every variant.
-        metric: metric of the table, without its prefix.
-        variants: by name; the first is the reference of the gains.
-        higher_is_better: whether a larger metric is better.
-    """
-
-    common: tuple[str, ...]
-    metric: str
-    variants: dict[str, Variant]
-    higher_is_better: bool = False
-
-
-ROLES = {
-    "window alone": Variant(("model=gpt",)),
-    "full attention": Variant(("model=gpt", "model.window=0")),
-    "gated DeltaNet": Variant(("model=deltanet", "model.window=0")),
-    "memory, hebbian": Variant((*ALONE, "model.fast_weights=hebbian"), WRITES),
-    "memory, delta": Variant(ALONE, WRITES),
-}
-REGIMES = {
-    "locality": Regime(
-        (),
-        "perplexity",
-        {
-            "plain, RoPE": Variant(("ablation=plain",)),
-            "plain, ALiBi": Variant(("ablation=plain", "position=alibi")),
-            "barrier": Variant((NO_MEMORY, DISTANCE, "model.distance=barrier"), SLOPE),
-            "learned slope": Variant((NO_MEMORY, DISTANCE, "model.distance=learned"), SLOPE),
-            "clock": Variant((NO_MEMORY, DISTANCE), SLOPE),
-            "barrier + dynamics": Variant(
-                ("ablation=[no_memory,no_experts]", DISTANCE, "model.distance=barrier"),
-                {**SLOPE, **DYNAMICS},
-            ),
-        },
-    ),
-    "chains": Regime(("experiment=chains",), "loss", ROLES),
-    "recall": Regime(("experiment=distractors",), "recall_accuracy", ROLES, higher_is_better=True),
-    "code": Regime(
-        ("data=stdlib", DISTANCE),
-        "perplexity",
-        {
-            "clock": Variant((NO_MEMORY,), SLOPE),
-            "clock, wider feed-forward": Variant((NO_MEMORY, "model.ff_multiple=5"), SLOPE),
-            "clock, memory": Variant(
-                ("ablation=[no_release,no_experts]", *MEMORY), {**SLOPE, **WRITES}
-            ),
-            "window of 16": Variant((NO_MEMORY, "model.window=16"), SLOPE),
-            "window of 16, memory": Variant(
-                ("ablation=[no_release,no_experts]", "model.window=16", *MEMORY),
-                {**SLOPE, **WRITES},
-            ),
-        },
-    ),
-    "few_data": Regime(
-        FEW,
-        "perplexity",
-        {
-            "no noise": Variant((NO_MEMORY,)),
-            "attention dropout": Variant(
-                (NO_MEMORY, "model.dropout=0.4"), {"model.dropout": dict(low=0.0, high=0.8)}
-            ),
-            "release per tick": Variant(NOISE, SHARE),
-            "release per event": Variant(
-                (*NOISE, "model.noise=event"), {**SHARE, "synapse.vesicles.init_rrp": {}}
-            ),
-        },
-    ),
-    "kinetics": Regime(
-        ("synapse=local",),  # tuned=FILE replaces its values
-        "perplexity",
-        {
-            "fixed": Variant(("ablation=no_experts",), {**SLOPE, **DYNAMICS, **WRITES}),
-            "learned": Variant(("ablation=no_experts", LEARNED), {**SLOPE, **DYNAMICS, **WRITES}),
-        },
-    ),
-}
 
 
 def measure_bayes(common: tuple[str, ...]) -> float:
@@ -200,11 +69,19 @@ def measure_bayes(common: tuple[str, ...]) -> float:
 
 def make_variant_space(common: tuple[str, ...], variant: Variant) -> Space:
     """Return what tuning a variant searches."""
-    cfg = compose_config((*common, *variant.overrides))
+    words, _ = split_options((*common, *variant.overrides))
+    cfg = compose_config(words)
     ranges = {**RATE, **variant.ranges}
+    options = {name: ranges.pop(name) for name in [*ranges] if name.startswith(OPTION)}
     cfg.search_space.parameters = [name for name, entry in ranges.items() if not entry]
     cfg.search_space.ranges = {name: dict(entry) for name, entry in ranges.items() if entry}
-    return Space(tuple(read_dimensions(cfg)))
+    return Space((*read_dimensions(cfg), *starmap(_make_dimension, options.items())))
+
+
+def _make_dimension(name: str, entry: Mapping[str, Any]) -> Dimension:
+    return Dimension(
+        name, "log" if entry.get("log") else "lin", low=entry["low"], high=entry["high"]
+    )
 
 
 def summarise_regime(regime: Regime, results: Results) -> dict[str, dict[str, Any]]:
@@ -219,6 +96,7 @@ def summarise_regime(regime: Regime, results: Results) -> dict[str, dict[str, An
             gain = [-mean, -high, -low] if regime.higher_is_better else [mean, low, high]
         summary[name] = {
             "values": values,
+            "also": {name: [entry[f"test_{name}"] for entry in runs] for name in regime.also},
             "gain": gain,
             "steps": int(runs[0]["steps"]),
             "seconds": statistics.median(entry["train_seconds"] for entry in runs),
@@ -228,19 +106,33 @@ def summarise_regime(regime: Regime, results: Results) -> dict[str, dict[str, An
 
 def format_regime(regime: Regime, summary: dict[str, dict[str, Any]]) -> str:
     """Format the table of a regime."""
-    lines = [["", regime.metric.replace("_", " "), "gain [%]", "steps", "seconds"]]
+    names = [name.replace("_", " ") for name in (regime.metric, *regime.also)]
+    lines = [["", names[0], "gain [%]", *names[1:], "steps", "seconds"]]
     for name, entry in summary.items():
-        values, gain = entry["values"], entry["gain"]
+        gain = entry["gain"]
         lines.append(
             [
                 name,
-                f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}",
+                _format_spread(entry["values"]),
                 "-" if gain is None else f"{gain[0]:+.1f} ({gain[1]:+.1f} to {gain[2]:+.1f})",
+                *map(_format_spread, entry["also"].values()),
                 str(entry["steps"]),
                 f"{entry['seconds']:.0f}",
             ]
         )
     return format_table(lines)
+
+
+def _format_spread(values: Sequence[float]) -> str:
+    digits = 4 if abs(statistics.fmean(values)) < 10 else 2
+    return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def measure_text(results: Results) -> dict[str, float]:
+    """Return what a task measured of the text itself, by name; the mean over the seeds."""
+    runs = next(iter(results.values()))
+    names = [name for name in runs[0] if name.startswith("text_")]
+    return {name[5:]: statistics.fmean(entry[name] for entry in runs) for name in names}
 
 
 def run_regime(name: str, runs: RunCache, options: argparse.Namespace) -> None:
@@ -262,11 +154,15 @@ def run_regime(name: str, runs: RunCache, options: argparse.Namespace) -> None:
         costs = measure_steps(rungs, runs.common, options.rounds, folder / f"times-{name}.json")
         rungs = give_equal_time(rungs, costs, compose_config(runs.common).training.steps)
     fresh = range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + options.seeds)
-    summary = summarise_regime(regime, run_on_seeds(runs, rungs, fresh, name))
+    results = run_on_seeds(runs, rungs, fresh, name)
+    summary, of_text = summarise_regime(regime, results), measure_text(results)
     bayes = measure_bayes(runs.common) if name == "chains" else None
     equal = "time" if options.equal_time else "steps"
     title = f"{name}, {options.seeds} paired seeds, equal {equal}"
     title += f"; Bayes optimum {bayes:.4f}" if bayes is not None else ""
+    if of_text:
+        shown = ", ".join(f"{n.replace('_', ' ')} {value:.2f}" for n, value in of_text.items())
+        title += f"; the text itself: {shown}"
     text = f"{title}:\n\n{format_regime(regime, summary)}\n"
     if values:
         text += "".join(
@@ -275,7 +171,13 @@ def run_regime(name: str, runs: RunCache, options: argparse.Namespace) -> None:
     stem = f"{name}-equal-{equal}"
     write_json(
         folder / f"{stem}.json",
-        {"variants": summary, "values": values, "bayes": bayes, "overrides": list(runs.common)},
+        {
+            "variants": summary,
+            "values": values,
+            "bayes": bayes,
+            "text": of_text,
+            "overrides": list(runs.common),
+        },
     )
     write_text(folder / f"{stem}.md", text + "\n")
     print(f"\n{text}\n", flush=True)
@@ -312,8 +214,12 @@ def main() -> int:
         )
         with start_pool(options.workers) as pool:
             for name in names or REGIMES:
-                common = (*QUIET, *REGIMES[name].common, *overrides)
-                run_regime(name, RunCache(options.folder / "runs.json", pool, common), options)
+                regime = REGIMES[name]
+                if regime.task in (regime_tasks.drift, regime_tasks.continual):
+                    regime_tasks.write_texts()
+                common = (*QUIET, *regime.common, *overrides)
+                runs = RunCache(options.folder / "runs.json", pool, common, regime.task)
+                run_regime(name, runs, options)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from loop import Loop, load_text
 
 from synaptune.config.run import run
 from synaptune.config.schema import register
-from synaptune.config.settings import apply_tuned, compute_fingerprint, read_settings
+from synaptune.config.settings import Settings, apply_tuned, compute_fingerprint, read_settings
 from synaptune.core.errors import user_error
-from synaptune.data.batches import make_train_batch
-from synaptune.data.corpus import load_corpus
-from synaptune.model.gpt import GPT
 from synaptune.study.artifacts import write_json
 from synaptune.study.provenance import get_code_version
 from synaptune.training.device import flush_denormals
 from synaptune.training.errors import DivergedError
-from synaptune.training.metrics import training_loss
-from synaptune.training.optimizers import make_optimizer
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_FRESH_SEED = 7000  # of the compared runs; no search of this project uses seeds near it
@@ -49,8 +46,17 @@ STORED_METRICS = (
     "splits",
 )
 WARM_UP_STEPS = 3
+OPTION = "task."  # start of the name of an option of a task
 
 Results = dict[str, list[dict[str, Any]]]
+
+
+class Task(Protocol):
+    """A function that trains and measures; it returns numbers by name, among them `val_loss`."""
+
+    __name__: str
+
+    def __call__(self, settings: Settings, options: Mapping[str, float]) -> dict[str, float]: ...
 
 
 class Job(NamedTuple):
@@ -80,14 +86,35 @@ def compose_config(overrides: Sequence[str]) -> Any:
     return cfg
 
 
-def train_once(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Train in this process and return the metrics, or the reason of the failure."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            metrics = run(compose_config(overrides), Path(folder), overrides=[]).metrics
-        except DivergedError as error:
-            return {"failed": str(error)}
+def run_once(overrides: tuple[str, ...], task: Task | None = None) -> dict[str, Any]:
+    """Train or run the task in this process; return the metrics, or the reason of the failure."""
+    words, options = split_options(overrides)
+    try:
+        if task is not None:
+            numbers = task(read_settings(compose_config(words)), options)
+            return numbers if math.isfinite(numbers["val_loss"]) else {"failed": "it diverged"}
+        with tempfile.TemporaryDirectory() as folder:
+            metrics = run(compose_config(words), Path(folder), overrides=[]).metrics
+    except DivergedError as error:
+        return {"failed": str(error)}
     return {name: metrics[name] for name in STORED_METRICS if name in metrics}
+
+
+def split_options(overrides: Sequence[str]) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Split overrides into those of the configuration, and the options of a task by name.
+
+    Raises:
+        UserError: the value of an option is not a number.
+    """
+    words = tuple(word for word in overrides if not word.startswith(OPTION))
+    options = {}
+    for word in sorted(set(overrides) - set(words)):
+        name, _, value = word.removeprefix(OPTION).partition("=")
+        try:
+            options[name] = float(value)
+        except ValueError:
+            raise user_error(got=word, expected="a number", do="correct the option") from None
+    return words, options
 
 
 def start_pool(workers: int, threads: int = 1) -> ProcessPoolExecutor:
@@ -103,11 +130,15 @@ class RunCache:
         path: file of the stored runs.
         pool: processes that train.
         common: overrides of every run.
+        task: what a run does instead of one training run; words such as `task.NAME=NUMBER` among
+            the overrides are its options.
     """
 
-    def __init__(self, path: Path, pool: Executor, common: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, pool: Executor, common: Sequence[str], task: Task | None = None
+    ) -> None:
         self.path, self.common = path, tuple(common)
-        self._pool = pool
+        self._pool, self._task = pool, task
         self._code_version = get_code_version()
         self._results: dict[str, dict[str, Any]] = (
             json.loads(path.read_text()) if path.exists() else {}
@@ -124,13 +155,10 @@ class RunCache:
             UserError: a configuration is invalid.
         """
         all_overrides = [(*self.common, *job.overrides) for job in jobs]
-        keys = [
-            compute_fingerprint(read_settings(compose_config(overrides)))
-            for overrides in all_overrides
-        ]
+        keys = [self._compute_key(overrides) for overrides in all_overrides]
         missing = {key: index for index, key in reversed(list(enumerate(keys)))}
         index_by_future = {
-            self._pool.submit(train_once, all_overrides[index]): index
+            self._pool.submit(run_once, all_overrides[index], self._task): index
             for key, index in sorted(missing.items(), key=lambda entry: entry[1])
             if key not in self._results
         }
@@ -154,6 +182,13 @@ class RunCache:
             for future in index_by_future:
                 future.cancel()
         return [self._results[key] for key in keys]
+
+    def _compute_key(self, overrides: tuple[str, ...]) -> str:
+        words, options = split_options(overrides)
+        key = compute_fingerprint(read_settings(compose_config(words)))
+        if self._task is None:
+            return key
+        return " ".join([self._task.__name__, *(f"{n}={v:g}" for n, v in options.items()), key])
 
 
 def _format_result(result: dict[str, Any]) -> str:
@@ -210,36 +245,16 @@ class StepTimer:
     """
 
     def __init__(self, overrides: Sequence[str]) -> None:
-        settings = read_settings(compose_config(overrides))
-        self._training, self._data = settings.training, settings.data
-        self._corpus = load_corpus(settings.data, settings.model.context)
-        self._model = GPT(settings.model, settings.synapse, self._corpus.vocab, seed=0)
-        self._optimizer = make_optimizer(self._model, settings.training)
-        self._noise, self._step = torch.Generator(), 0
-        self.parameters = count_parameters(self._model)
+        settings = read_settings(compose_config(split_options(overrides)[0]))
+        self._text = load_text(settings)
+        self._loop = Loop(settings, self._text.corpus.vocab)
+        self.parameters = count_parameters(self._loop.model)
 
     def __call__(self) -> float:
         """Train one step and return its CPU time, which other load changes little [s]."""
-        start, training, model = time.process_time(), self._training, self._model
-        activities = []
-        for micro in range(training.accumulate):
-            batch = make_train_batch(
-                self._corpus,
-                self._data,
-                seed=0,
-                step=self._step * training.accumulate + micro,
-                size=training.batch,
-                context=model.config.context,
-            )
-            output = model(batch.tokens, self._noise)
-            loss = training_loss(output.logits, batch.targets) + output.balance
-            (loss / training.accumulate).backward()
-            activities.append(output.activity)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip or torch.inf)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._step += 1
-        model.apply_plasticity(activities, self._step, self._optimizer)
+        start = time.process_time()
+        self._loop.finish_step(self._loop.add_gradients(self._text))
+        self._loop.optimizer.zero_grad(set_to_none=True)
         return time.process_time() - start
 
 

@@ -20,11 +20,15 @@ def regimes():
         sys.path.pop(0)
 
 
-@pytest.mark.parametrize("name", ["locality", "chains", "code", "few_data", "kinetics"])
+TASKS = ["reading", "generation", "experts", "drift", "lesion", "continual"]
+
+
+@pytest.mark.parametrize("name", ["locality", "chains", "code", "few_data", "kinetics", *TASKS])
 def test_the_last_variant_composes_and_has_the_space_of_its_ranges(regimes, name):
     regime = regimes.REGIMES[name]
     variant = list(regime.variants.values())[-1]
-    regimes.read_settings(regimes.compose_config((*regime.common, *variant.overrides)))
+    words, _ = regimes.split_options((*regime.common, *variant.overrides))
+    regimes.read_settings(regimes.compose_config(words))
     space = regimes.make_variant_space(regime.common, variant)
     assert {"training.learning_rate", *variant.ranges} == set(space.names)
 
@@ -67,3 +71,21 @@ def test_a_regime_is_tuned_timed_and_continued(regimes, tmp_path, monkeypatch, c
     runs = (tmp_path / "runs.json").read_bytes()
     assert regimes.main() == 0
     assert (tmp_path / "runs.json").read_bytes() == runs
+
+
+@pytest.mark.slow
+def test_the_tasks_fill_every_column_and_their_options_are_tuned(
+    regimes, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    words = ["regimes", *(f"regime={name}" for name in TASKS), "--seeds", "2", "--workers", "1"]
+    words += ["--folder", str(tmp_path), "--budget", "2", "scale=smoke", "training.steps=4"]
+    monkeypatch.setattr(sys, "argv", [*words, "model.context=64"])
+    assert regimes.main() == 0, capsys.readouterr().err
+    for name in TASKS:
+        record = json.loads((tmp_path / f"{name}-equal-steps.json").read_text())
+        assert len(record["variants"]) == 2 * len(regimes.REGIMES[name].variants)
+        for entry in record["variants"].values():
+            assert list(entry["also"]) == list(regimes.REGIMES[name].also)
+    values = json.loads((tmp_path / "generation-equal-steps.json").read_text())["values"]
+    assert 0.0 <= values["fatigue of the output"]["task.fatigue"] <= 3.0

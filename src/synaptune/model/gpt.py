@@ -262,6 +262,12 @@ class GPT(nn.Module):
         index = torch.arange(length, device=self.head.weight.device)
         return SharedInputs(rope, self.make_alibi(index))
 
+    def extend_positions(self, length: int) -> None:
+        """Continue the rotary angles to rows of `length` tokens, beyond the trained context."""
+        self.rope_cos, self.rope_sin = (
+            table.to(self.rope_cos.device) for table in rope_table(length, self.config.head_width)
+        )
+
     def make_alibi(self, positions: Tensor) -> Tensor | None:
         """Return ALiBi's bias of keys at `positions`, (1, head, key) [nat]; None without ALiBi."""
         if self.config.position != "alibi":

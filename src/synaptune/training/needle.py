@@ -10,7 +10,6 @@ import torch
 from synaptune.data.config import DataConfig
 from synaptune.data.corpus import Corpus
 from synaptune.data.needle import draw_needle_rows
-from synaptune.model.attention import rope_table
 from synaptune.model.gpt import GPT
 
 _SEED = 20_261  # one set of rows for every model
@@ -38,10 +37,7 @@ def measure_needle(
         rows: rows of each length and depth.
     """
     context = model.config.context
-    model.rope_cos, model.rope_sin = (
-        table.to(model.rope_cos.device)
-        for table in rope_table(max(multiples) * context, model.config.head_width)
-    )
+    model.extend_positions(max(multiples) * context)
     random = np.random.default_rng(_SEED)
     accuracies: dict[int, list[float]] = {}
     for multiple in multiples:
