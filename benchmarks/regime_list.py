@@ -93,6 +93,7 @@ class Regime:
 ROLES = {
     "window alone": Variant(("model=gpt",)),
     "full attention": Variant(("model=gpt", "model.window=0")),
+    "full attention, smeared keys": Variant(("model=gpt", "model.window=0", "model.smear=true")),
     "gated DeltaNet": Variant(("model=deltanet", "model.window=0")),
     "memory, hebbian": Variant((*ALONE, "model.fast_weights=hebbian"), WRITES),
     "memory, delta": Variant(ALONE, WRITES),
@@ -232,7 +233,7 @@ REGIMES = {
         also=("at_first", "soon"),
     ),
     "continual": Regime(
-        (*SECOND_TEXT, DISTANCE),
+        (*SECOND_TEXT, DISTANCE, "training.steps=400"),
         "loss",
         {
             "nothing": Variant((NO_MEMORY,)),
@@ -244,12 +245,12 @@ REGIMES = {
                 {**SLOPE, **WRITES, SLOW_RATE: {}, "synapse.bdnf.bdnf_scale": {}},
             ),
             "Fisher information (EWC)": Variant(
-                (NO_MEMORY, f"{OPTION}fisher=0.1"),
-                {f"{OPTION}fisher": dict(low=1e-3, high=10.0, log=True)},
+                (NO_MEMORY, f"{OPTION}fisher=1e-3"),
+                {f"{OPTION}fisher": dict(low=1e-5, high=1.0, log=True)},
             ),
             "path integral": Variant(
-                (NO_MEMORY, f"{OPTION}path=0.1"),
-                {f"{OPTION}path": dict(low=1e-3, high=10.0, log=True)},
+                (NO_MEMORY, f"{OPTION}path=1e-3"),
+                {f"{OPTION}path": dict(low=1e-5, high=1.0, log=True)},
             ),
             "replay of a quarter": Variant((NO_MEMORY, f"{OPTION}replay=4")),
         },

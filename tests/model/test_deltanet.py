@@ -67,7 +67,14 @@ def test_a_later_token_changes_no_earlier_logit():
 
 
 @pytest.mark.parametrize(
-    "settings", [dict(distance="clock"), dict(window=6), dict(release="dynamic"), dict(dropout=0.1)]
+    "settings",
+    [
+        dict(distance="clock"),
+        dict(window=6),
+        dict(smear=True),
+        dict(release="dynamic"),
+        dict(dropout=0.1),
+    ],
 )
 def test_a_mechanism_of_attention_is_refused(settings):
     with pytest.raises(UserError, match=f"deltanet with model.{next(iter(settings))}: expected"):

@@ -29,6 +29,7 @@ VARIANTS = {
     "hebbian": dict(fast_weights="hebbian"),
     "coarse gate": dict(memory_tick=7),
     "window": dict(window=6),
+    "smeared keys": dict(smear=True),
     "window alone": OFF | dict(window=6, position="alibi"),
     "learned slope": OFF | dict(distance="learned"),
     "clock alone": OFF | dict(distance="clock"),

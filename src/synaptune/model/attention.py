@@ -9,7 +9,8 @@ exist. On a GPU the kernels of triton_attention.py compute (1) directly. With a 
 attends to the last `window` keys only. Noise multiplies the attention weights after the softmax;
 only then are they computed one by one.
 Source: rotary embedding, Su et al., arXiv 2104.09864; ALiBi, Press et al., arXiv 2108.12409;
-normalised queries and keys, Henry et al., arXiv 2010.04245; (1) by extension: derived.
+normalised queries and keys, Henry et al., arXiv 2010.04245; smeared keys, Olsson et al., arXiv
+2209.11895 (in-context learning and induction heads); (1) by extension: derived.
 """
 
 from __future__ import annotations
@@ -159,20 +160,26 @@ def make_window_mask(length: int, window: int, device: torch.device) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Projections of one layer's attention."""
+    """Projections of one layer's attention.
 
-    def __init__(self, width: int, heads: int) -> None:
+    With `smear`, a key is a mixture of its token's and of the token before, in a learned proportion
+    per head: s k[t] + (1 - s) k[t-1], s = sigmoid(smear), 1/2 at the start.
+    """
+
+    def __init__(self, width: int, heads: int, *, smear: bool = False) -> None:
         super().__init__()
         self.heads = heads
+        self.smear = nn.Parameter(torch.zeros(heads)) if smear else None
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
     def project(
-        self, x: Tensor, rope: tuple[Tensor, Tensor] | None
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, before: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Project x (batch, token, width) to q, k and v, each (batch, head, token, d).
 
-        q and k are normalised and, with `rope`, rotated.
+        q and k are normalised and, with `rope`, rotated. `before` is the input of the token before
+        the first one, (batch, 1, width), which smeared keys need; None at the start of a sequence.
         """
         batch, length, width = x.shape
         q, k, v = (
@@ -180,10 +187,22 @@ class Attention(nn.Module):
             .view(batch, length, 3, self.heads, width // self.heads)
             .permute(2, 0, 3, 1, 4)
         )
+        if self.smear is not None:
+            k = self._mix_keys(k, before)
         q, k = rms_norm(q), rms_norm(k)
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
         return q, k, v
+
+    def _mix_keys(self, k: Tensor, before: Tensor | None) -> Tensor:
+        assert self.smear is not None
+        if before is None:
+            first = torch.zeros_like(k[:, :, :1])
+        else:
+            weight = self.qkv.weight.chunk(3)[1]
+            first = F.linear(before, weight).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        earlier = torch.cat([first, k[:, :, :-1]], 2)
+        return earlier.lerp(k, self.smear.sigmoid().to(k.dtype)[:, None, None])
 
     def merge(self, heads: Tensor) -> Tensor:
         """Project the heads (batch, head, token, d) to (batch, token, width)."""

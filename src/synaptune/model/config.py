@@ -36,6 +36,7 @@ class ModelConfig:
             ff_multiple / top_k.
         tick: tokens of a presynaptic update [token].
         window: last tokens that a query attends to; 0 for all of them [token].
+        smear: mix each key with that of the token before (attention.py).
         distance: distance bias of the attention: barrier (one slope), learned (a slope per layer
             and head), clock (a slope that follows the content) or off.
         release: presynaptic terminals, dynamic or off.
@@ -61,6 +62,7 @@ class ModelConfig:
     ff_multiple: int = 4
     tick: int = 16
     window: int = 0
+    smear: bool = False
     distance: str = "clock"
     release: str = "dynamic"
     noise: str = "terminal"
@@ -105,6 +107,7 @@ def find_model_faults(config: ModelConfig) -> list[str]:
         "distance": config.distance != "off",
         "release": config.release != "off",
         "window": config.window != 0,
+        "smear": config.smear,
         "dropout": config.dropout != 0.0,
         "noise": config.noise != "terminal",
     }

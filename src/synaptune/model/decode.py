@@ -43,6 +43,7 @@ class LayerCache:
         efficacy: efficacy of all keys, (batch, head, key) [vesicle].
         time: time of the last key on the clock of each head, (batch or 1, head or 1, 1) [token].
         distance: distance bias of all keys, (batch, head, key) [nat]; None without one.
+        last: input of the attention at the last token, (batch, 1, width); None before the first.
         memory: memory of the sequence; None without one.
         mixer: state of the gated DeltaNet; None with attention.
     """
@@ -56,6 +57,7 @@ class LayerCache:
     efficacy: Tensor
     time: Tensor | None
     distance: Tensor | None
+    last: Tensor | None
     memory: MemoryState | None
     mixer: DeltaState | None
 
@@ -84,6 +86,7 @@ class Decoder:
                     [],
                     map_state(newborn, lambda x: x[..., :0]),
                     like.new_zeros(batch, config.heads, 0),
+                    None,
                     None,
                     None,
                     _init_memory(block, batch, like),
@@ -137,7 +140,8 @@ class Decoder:
         if isinstance(block.attention, DeltaNet):
             mixed, cache.mixer = block.attention(normed, cache.mixer)
             return self._transform(block, cache, x + mixed)
-        q, k, v = block.attention.project(normed, rope)
+        q, k, v = block.attention.project(normed, rope, cache.last)
+        cache.last = normed
         cache.k, cache.v = torch.cat([cache.k, k], 2), torch.cat([cache.v, v], 2)
         scores = q @ cache.k.transpose(-1, -2) * q.shape[-1] ** -0.5
         if (distance := self._append_distance(block, cache, normed, alibi)) is not None:

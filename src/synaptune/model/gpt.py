@@ -91,8 +91,11 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, rank: int) -> None:
         super().__init__()
         self.config = config
-        mixer = DeltaNet if config.mixer == "deltanet" else Attention
-        self.attention = mixer(config.width, config.heads)
+        self.attention = (
+            DeltaNet(config.width, config.heads)
+            if config.mixer == "deltanet"
+            else Attention(config.width, config.heads, smear=config.smear)
+        )
         self.distance = (
             Distance(config.width, config.heads, config.distance, config.context)
             if config.distance != "off"
