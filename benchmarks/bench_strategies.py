@@ -60,6 +60,9 @@ ROWS = {
     "random, model": ("random", "posterior"),
 }
 
+# The second is what the searches see, but on other seeds.
+MEASURES = {"perplexity": "test perplexity", "val_loss": "validation loss"}
+
 
 @dataclass
 class Search:
@@ -115,25 +118,27 @@ def validate(searches: Sequence[Search], runs: RunCache, space: Space, budget: i
 
 
 def summarise(results: Results, seeds: Sequence[int]) -> dict[str, Any]:
-    """Return per row the mean test perplexity of each search, and their gains on `defaults`."""
+    """Return per row the means of each search over the fresh seeds, and its gain on `defaults`."""
     start = get_perplexities(results["defaults"])
-    rows: dict[str, Any] = {"defaults": {"perplexity": [statistics.fmean(start)]}}
-    for row in ROWS:
-        found = [get_perplexities(results[f"{row}/{seed}"]) for seed in seeds]
+    rows: dict[str, Any] = {}
+    for row in ("defaults", *ROWS):
+        names = ["defaults"] if row == "defaults" else [f"{row}/{seed}" for seed in seeds]
+        found = [results[name] for name in names]
         rows[row] = {
-            "perplexity": [statistics.fmean(values) for values in found],
-            "gain": [compute_improvement(start, values)[0] for values in found],
+            "perplexity": [statistics.fmean(get_perplexities(runs)) for runs in found],
+            "val_loss": [statistics.fmean(run["val_loss"] for run in runs) for runs in found],
+            "gain": [compute_improvement(start, get_perplexities(runs))[0] for runs in found],
         }
     return rows
 
 
-def format_budgets(tables: dict[int, dict[str, Any]]) -> str:
-    """Format the perplexities of each row after each budget: the mean, and that of each seed."""
+def format_budgets(tables: dict[int, dict[str, Any]], metric: str) -> str:
+    """Format a metric of each row after each budget: the mean, and that of each search."""
     cells = [["", *(f"{budget} runs" for budget in tables)]]
     for row in next(iter(tables.values())):
         line = [row]
         for table in tables.values():
-            values = table[row]["perplexity"]
+            values = table[row][metric]
             text = f"{statistics.fmean(values):.3f}"
             if len(values) > 1:
                 text += f" ({', '.join(f'{value:.3f}' for value in values)})"
@@ -159,7 +164,10 @@ def run_benchmark(runs: RunCache, options: argparse.Namespace) -> None:
     for budget in sorted(options.budgets):
         advance(searches, runs, space, budget)
         tables[budget] = summarise(validate(searches, runs, space, budget), seeds)
-        text = f"test perplexity on fresh seeds: mean (each search)\n\n{format_budgets(tables)}\n"
+        text = "\n".join(
+            f"{title} on fresh seeds: mean (each search)\n\n{format_budgets(tables, metric)}\n"
+            for metric, title in MEASURES.items()
+        )
         write_json(runs.path.parent / "strategies.json", tables)
         write_text(runs.path.parent / "strategies.md", text)
         print(f"\n{text}", flush=True)

@@ -36,7 +36,7 @@ def test_the_benchmark_writes_a_table_for_each_budget_and_continues(
     tables = json.loads((tmp_path / "strategies.json").read_text())
     assert set(tables) == {"2", "4"}
     assert set(tables["4"]) == {"defaults", *strategies.ROWS}
-    assert "| cma-start" in (tmp_path / "strategies.md").read_text()
+    assert (tmp_path / "strategies.md").read_text().count("| cma-start") == 2
     runs = (tmp_path / "runs.json").read_bytes()
     assert strategies.main() == 0
     assert (tmp_path / "runs.json").read_bytes() == runs
