@@ -7,8 +7,8 @@ and is scored on the test rows of fresh seeds. With `--budget N` each variant is
 parameters and the learning rate, N evaluations each, by validation loss on a seed of its own. With
 `--equal-time` a variant gets the steps that fit into the training time of the slowest one, by the
 time of a step measured alternately in one process. A gain is the paired difference to the first
-variant in per cent, with a 95 % t-interval; positive is better. The tables, a JSON file and all
-finished runs are in outputs/regimes: the same command continues an interrupted benchmark.
+variant in per cent, with a 95 % t-interval; positive is better. The tables, JSON files, a figure
+and all finished runs are in outputs/regimes: the same command continues an interrupted benchmark.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 import regime_tasks
 import torch
 from ladder import format_overrides, tune_values
+from regime_figure import write_figure
 from regime_list import RATE, REGIMES, Regime, Variant
 from runs import (
     FIRST_FRESH_SEED,
@@ -220,6 +221,8 @@ def main() -> int:
                 common = (*QUIET, *regime.common, *overrides)
                 runs = RunCache(options.folder / "runs.json", pool, common, regime.task)
                 run_regime(name, runs, options)
+        if (figure := write_figure(options.folder)) is not None:
+            print(f"figure: {figure}")
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -82,6 +82,7 @@ def test_the_tasks_fill_every_column_and_their_options_are_tuned(
     words += ["--folder", str(tmp_path), "--budget", "2", "scale=smoke", "training.steps=4"]
     monkeypatch.setattr(sys, "argv", [*words, "model.context=64"])
     assert regimes.main() == 0, capsys.readouterr().err
+    assert "continual" in (tmp_path / "regimes.svg").read_text()
     for name in TASKS:
         record = json.loads((tmp_path / f"{name}-equal-steps.json").read_text())
         assert len(record["variants"]) == 2 * len(regimes.REGIMES[name].variants)
@@ -89,3 +90,16 @@ def test_the_tasks_fill_every_column_and_their_options_are_tuned(
             assert list(entry["also"]) == list(regimes.REGIMES[name].also)
     values = json.loads((tmp_path / "generation-equal-steps.json").read_text())["values"]
     assert 0.0 <= values["fatigue of the output"]["task.fatigue"] <= 3.0
+
+
+def test_the_figure_shows_every_variant_with_a_gain(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    figure = importlib.import_module("regime_figure")
+    assert figure.write_figure(tmp_path) is None
+    gains = {"off": None, "better": [3.0, 1.0, 5.0], "worse": [-3.0, -5.0, -1.0]}
+    variants = {name: {"gain": gain} for name, gain in gains.items()}
+    (tmp_path / "recall-equal-steps.json").write_text(json.dumps({"variants": variants}))
+    path = figure.write_figure(tmp_path)
+    svg = path.read_text()
+    assert all(f">{text}<" in svg for text in ("recall", "gain over off, %", "better", "worse"))
+    assert svg.count("#0a5fb4") > 0 < svg.count("#c02942")  # better, worse
