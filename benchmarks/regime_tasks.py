@@ -94,18 +94,24 @@ def start_badly(settings: Settings, options: Options) -> Numbers:
 
 
 def drift(settings: Settings, options: Options) -> Numbers:
-    """Train on prose and then on the text of the settings, with as many steps each."""
+    """Train on prose and then on the text of the settings, with as many steps each.
+
+    Structural events, where the variant has them, begin with the second text.
+    """
     prose, text = load_text(settings, str(PROSE)), load_text(settings)
     loop = Loop(settings, text.corpus.vocab)
-    loop.train(prose)
+    _train_without_events(loop, prose)
     return _recover(loop, text)
 
 
 def kill_expert(settings: Settings, options: Options) -> Numbers:
-    """Train, set the weights of the most used expert of each layer to 0, and train again."""
+    """Train, set the weights of the most used expert of each layer to 0, and train again.
+
+    Structural events, where the variant has them, begin with the second run.
+    """
     text = load_text(settings)
     loop = Loop(settings, text.corpus.vocab)
-    loop.train(text)
+    _train_without_events(loop, text)
     use = loop.model.get_utilisation()
     assert use is not None
     with torch.no_grad():
@@ -113,6 +119,13 @@ def kill_expert(settings: Settings, options: Options) -> Numbers:
             block.feedforward.up[expert] = 0.0
             block.feedforward.down[expert] = 0.0
     return _recover(loop, text)
+
+
+def _train_without_events(loop: Loop, text: Text) -> None:
+    """Train a run without structural events, so that all variants are equal at its end."""
+    interval, loop.model.interval = loop.model.interval, 4 * loop.settings.training.steps
+    loop.train(text)
+    loop.model.interval = interval
 
 
 def _recover(loop: Loop, text: Text) -> Numbers:

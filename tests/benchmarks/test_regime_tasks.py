@@ -120,6 +120,16 @@ def test_a_constant_metabolism_and_a_bad_start(tasks):
     assert frozen["val_loss"] != free["val_loss"]
 
 
+def test_structural_events_begin_after_the_lesion(tasks, monkeypatch):
+    events = "synapse.structural.structural_interval=2"
+    words = ["ablation=[no_release,no_memory]", "model.experts=8"]
+    fixed, changing = (
+        tasks.kill_expert(settings_of([*words, *more]), {}) for more in ([], [events])
+    )
+    assert fixed["test_at_first"] == changing["test_at_first"]
+    assert fixed["test_perplexity"] != changing["test_perplexity"]
+
+
 def test_a_killed_expert_costs_perplexity_at_first(tasks, monkeypatch):
     settings = settings_of(["ablation=[no_release,no_memory]", "training.steps=60"])
     monkeypatch.setattr(tasks, "SOON", 0.5)
