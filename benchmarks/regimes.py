@@ -136,6 +136,19 @@ def measure_text(results: Results) -> dict[str, float]:
     return {name[5:]: statistics.fmean(entry[name] for entry in runs) for name in names}
 
 
+def check_task_options(name: str, overrides: Sequence[str]) -> None:
+    """Raise UserError for an option that no variant of the regime has."""
+    variants = REGIMES[name].variants.values()
+    known = {option for v in variants for option in split_options(v.overrides)[1]}
+    for option in split_options(overrides)[1]:
+        if option not in known:
+            raise user_error(
+                got=f"{OPTION}{option} for regime={name}",
+                expected=f"one of {', '.join(sorted(known))}" if known else "no such option",
+                do=f"correct the name{suggest(option, known)}, or leave it out",
+            )
+
+
 def run_regime(name: str, runs: RunCache, options: argparse.Namespace) -> None:
     """Run a regime; print and write its table."""
     regime = REGIMES[name]
@@ -216,6 +229,7 @@ def main() -> int:
         with start_pool(options.workers) as pool:
             for name in names or REGIMES:
                 regime = REGIMES[name]
+                check_task_options(name, overrides)
                 if regime.task in (regime_tasks.drift, regime_tasks.continual):
                     regime_tasks.write_texts()
                 common = (*QUIET, *regime.common, *overrides)

@@ -92,6 +92,15 @@ def test_the_tasks_fill_every_column_and_their_options_are_tuned(
     assert 0.0 <= values["fatigue of the output"]["task.fatigue"] <= 3.0
 
 
+@pytest.mark.parametrize(
+    ("name", "word"), [("generation", "task.fatige=1"), ("recall", "task.fatigue=1")]
+)
+def test_an_option_that_a_regime_does_not_have_is_refused(regimes, monkeypatch, capsys, name, word):
+    monkeypatch.setattr(sys, "argv", ["regimes", f"regime={name}", word])
+    assert regimes.main() == 2
+    assert f"got {word.split('=')[0]} for regime={name}" in capsys.readouterr().err
+
+
 def test_the_figure_shows_every_variant_with_a_gain(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     figure = importlib.import_module("regime_figure")
