@@ -49,7 +49,7 @@ def draw_regimes(records: Mapping[str, Mapping[str, Any]], palette: Palette) -> 
     heights = [_HEAD + _ROW * len(rows) + _FOOT for rows in gains.values()]
     layout = FigureLayout(sum(heights), palette)
     labels = [label for rows in gains.values() for label in rows]
-    left = min(max(measure_text(label, SMALL_SIZE) for label in labels), 0.5 * layout.width) + 20.0
+    left = min(max(measure_text(label, SMALL_SIZE) for label in labels), 0.5 * layout.width) + 26.0
     top = 0.0
     for (name, rows), height in zip(gains.items(), heights, strict=True):
         reference = next(iter(records[name]["variants"]))
