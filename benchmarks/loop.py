@@ -1,4 +1,7 @@
-"""A training loop without Lightning, for benchmarks that act between the steps."""
+"""A training loop without Lightning, for benchmarks that act between the steps.
+
+A test compares it with a run of train.py: the losses are equal.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from synaptune.model.gpt import GPT, Activity
 from synaptune.training.device import flush_denormals
 from synaptune.training.evaluation import evaluate
 from synaptune.training.metrics import training_loss
+from synaptune.training.module import make_noise_seed
 from synaptune.training.optimizers import make_optimizer, set_rate
 from synaptune.training.schedules import learning_rate
 
@@ -94,7 +98,9 @@ class Loop:
         """Add up the gradients of the micro-batches of the next step; return their activities."""
         count, activities = self.settings.training.accumulate, []
         for micro in range(count):
-            batch = self._make_batch(text, replay, self.step * count + micro)
+            number = self.step * count + micro
+            batch = self._make_batch(text, replay, number)
+            self._noise.manual_seed(make_noise_seed(self.settings.seed, number))
             output = self.model(batch.tokens, self._noise)
             loss = training_loss(output.logits, batch.targets) + output.balance
             if add_loss is not None:

@@ -18,10 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from loop import Loop, Text, load_text
+from runs import ROOT
 from torch import Tensor
 from torch.nn import functional as F
 
 from synaptune.config.settings import Settings
+from synaptune.core.files import build_once
 from synaptune.core.seeds import make_generator
 from synaptune.data.text import read_standard_library
 from synaptune.model.decode import Decoder
@@ -31,7 +33,7 @@ from synaptune.training.evaluation import compute_expert_metrics
 Options = Mapping[str, float]
 Numbers = dict[str, float]
 
-TEXTS = Path(__file__).resolve().parent.parent / "outputs" / "regimes" / "texts"
+TEXTS = ROOT / "outputs" / "regimes" / "texts"
 PROSE, CODE = TEXTS / "prose", TEXTS / "code"
 _LIBRARY_BYTES = 30_000_000  # more than the whole standard library
 BAD_START = 3.0  # head start of the favoured experts [nat]
@@ -46,8 +48,13 @@ DAMPING = 1e-4  # of the path integral, relative to the mean squared change of t
 
 def write_texts() -> None:
     """Write the prose and the code of the standard library, unless they are there."""
-    for document in () if CODE.is_dir() else read_standard_library(_LIBRARY_BYTES):
-        path = (CODE if document.name.endswith(".py") else PROSE) / document.name
+    build_once(TEXTS, _write_library)
+
+
+def _write_library(folder: Path) -> None:
+    for document in read_standard_library(_LIBRARY_BYTES):
+        kind = CODE if document.name.endswith(".py") else PROSE
+        path = folder / kind.name / document.name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(document.content)
 
@@ -228,9 +235,10 @@ def measure_fisher(loop: Loop, text: Text) -> list[Tensor]:
     single.model.load_state_dict(loop.model.state_dict())
     weights = list(single.model.parameters())
     sums = [torch.zeros_like(weight) for weight in weights]
-    for single.step in range(FISHER_ROWS):
+    for _ in range(FISHER_ROWS):
         single.optimizer.zero_grad(set_to_none=True)
         single.add_gradients(text)
+        single.step += 1  # the next batch, without a change of the weights
         for total, weight in zip(sums, weights, strict=True):
             if weight.grad is not None:
                 total += weight.grad.square() / FISHER_ROWS

@@ -190,7 +190,7 @@ def run_regime(name: str, runs: RunCache, options: argparse.Namespace) -> None:
             "values": values,
             "bayes": bayes,
             "text": of_text,
-            "overrides": list(runs.common),
+            "overrides": [word.replace(f"{ROOT}/", "") for word in runs.common],
         },
     )
     write_text(folder / f"{stem}.md", text + "\n")

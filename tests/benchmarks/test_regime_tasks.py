@@ -111,6 +111,18 @@ def settings_of(words):
     return runs.read_settings(runs.compose_config((*common, *words)))
 
 
+def test_the_loop_trains_as_a_run_of_train_does(tasks):
+    runs, loop = load("runs"), load("loop")
+    words = ("scale=smoke", "training.steps=4", "data.max_bytes=60_000", "seed=3", *runs.QUIET)
+    whole = runs.run_once(words)
+    settings = runs.read_settings(runs.compose_config(words))
+    text = loop.load_text(settings)
+    trained = loop.Loop(settings, text.corpus.vocab)
+    trained.train(text)
+    assert settings.model.release == "dynamic"  # with its noise
+    assert trained.score(text, "val")["loss"] == pytest.approx(whole["val_loss"], rel=1e-7)
+
+
 def test_a_constant_metabolism_and_a_bad_start(tasks):
     settings = settings_of(["model.experts=8", "ablation=[no_release,no_memory]"])
     frozen = tasks.start_badly(settings, {"metabolism": 0.0})

@@ -9,8 +9,9 @@ the gradient of the log of its probability, without which the language-model los
 the router.
 All experts are stored side by side in two matrices. Evaluation computes all of them and (1) weighs
 their hidden units, so that a token does not depend on another one to the last bit. Training on a
-CPU sorts the slots of the tokens by expert and computes the chosen experts only. Either way no
-token is dropped, and no shape depends on the routing.
+CPU sorts the slots of the tokens by expert, computes the chosen experts only and weighs their
+outputs, which are narrower than the hidden units. Either way no token is dropped, and no shape
+depends on the routing.
 Source: squared ReLU, So et al., arXiv 2109.08668; SwiGLU, Shazeer, arXiv 2002.05202; (1), (2) Fedus
 et al., arXiv 2101.03961.
 """
