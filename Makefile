@@ -86,8 +86,8 @@ docs: $(READY) ## write docs/parameters.md from the declarations
 ladder: $(READY) ## measure what each mechanism gains over the best plain model; ARGS="data=text data.path=FILE"
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ladder.py $(ARGS)
 
-regimes: $(READY) ## measure each mechanism in the task of its role; ARGS="regime=recall --seeds 3"
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/regimes.py $(ARGS)
+regimes: $(READY) ## measure each mechanism in the task of its role; STUDY= (its report shows them) ARGS="regime=recall"
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/regimes.py $(if $(STUDY),--study $(STUDY)) $(ARGS)
 
 needle: $(READY) ## measure how far back models find a fact in text; ARGS="--seeds 3 ..."
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/needle.py $(ARGS)

@@ -102,16 +102,16 @@ WITH_MEMORY = "ablation=[no_release,no_experts]"
 SLOW_RATE = "synapse.postsynaptic.post_slow_lr"
 INTERVAL = "synapse.structural.structural_interval"
 EXPERTS = (DISTANCE, "model.experts=8", "ablation=[no_release,no_memory]")
+EVENTS: Ranges = {
+    "synapse.structural.router_sim_threshold": {},
+    "synapse.structural.merge_health_max": {},
+    "synapse.structural.split_health_min": {},
+}
 FIXED_OR_NOT = {
     "fixed experts": Variant(),
-    "split and merge": Variant(
-        (f"{INTERVAL}=${{fraction_of_steps:0.1}}",),
-        {
-            "synapse.structural.router_sim_threshold": {},
-            "synapse.structural.merge_health_max": {},
-            "synapse.structural.split_health_min": {},
-        },
-    ),
+    "split and merge": Variant((f"{INTERVAL}=${{fraction_of_steps:0.1}}",), EVENTS),
+    "split and merge, rarely": Variant((f"{INTERVAL}=${{fraction_of_steps:0.5}}",), EVENTS),
+    "split and merge, once": Variant((f"{INTERVAL}=${{fraction_of_steps:1.0}}",), EVENTS),
 }
 SECOND_TEXT = ("data=text", f"data.path={CODE}")  # after prose
 REGIMES = {
@@ -161,6 +161,7 @@ REGIMES = {
                 (*NOISE, "model.noise=event"), {**SHARE, "synapse.vesicles.init_rrp": {}}
             ),
         },
+        also=("calibration_error",),
     ),
     "kinetics": Regime(
         ("synapse=local",),  # tuned=FILE replaces its values
@@ -211,6 +212,14 @@ REGIMES = {
             "balance loss": Variant(
                 ("model.balance_weight=0.01", f"{OPTION}metabolism=0"),
                 {"model.balance_weight": dict(low=1e-3, high=1.0, log=True)},
+            ),
+            "selection bias": Variant(
+                (
+                    "model.balance_weight=0",
+                    "model.balance_rate=0.01",
+                    f"{OPTION}metabolism=0",
+                ),
+                {"model.balance_rate": dict(low=1e-3, high=0.1, log=True)},
             ),
             "metabolism": Variant(("model.balance_weight=0",), METABOLISM),
             "both": Variant(("model.balance_weight=0.01",), METABOLISM),

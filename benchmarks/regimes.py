@@ -1,6 +1,7 @@
 """Regimes: each mechanism in the task that its role names, against off and its counterpart.
 
-    python benchmarks/regimes.py [regime=NAME] [--budget 20] [--equal-time] [overrides ...]
+    python benchmarks/regimes.py [regime=NAME] [--budget 20] [--equal-time] [--study NAME]
+                                 [overrides ...]
 
 Without `regime=` all regimes run. Every variant of a regime has the same steps, batches and seeds,
 and is scored on the test rows of fresh seeds. With `--budget N` each variant is also tuned: its own
@@ -9,11 +10,14 @@ parameters and the learning rate, N evaluations each, by validation loss on a se
 time of a step measured alternately in one process. A gain is the paired difference to the first
 variant in per cent, with a 95 % t-interval; positive is better. The tables, JSON files, a figure
 and all finished runs are in outputs/regimes: the same command continues an interrupted benchmark.
+`--study` adds the tables and the figure to the report of a study.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import json
 import os
 import statistics
 import sys
@@ -26,7 +30,6 @@ import numpy as np
 import regime_tasks
 import torch
 from ladder import format_overrides, tune_values
-from regime_figure import write_figure
 from regime_list import RATE, REGIMES, Regime, Variant
 from runs import (
     FIRST_FRESH_SEED,
@@ -46,14 +49,20 @@ from runs import (
 )
 
 from synaptune.analysis.compare import compute_improvement
+from synaptune.analysis.regimes import read_regimes
 from synaptune.config.search_space import read_dimensions
 from synaptune.config.settings import read_settings
 from synaptune.core.errors import UserError, suggest, user_error
 from synaptune.data.batches import make_eval_batches
 from synaptune.data.chains import compute_bayes_loss
 from synaptune.data.corpus import load_corpus
+from synaptune.report.figures.regimes import draw_regimes
+from synaptune.report.figures.theme import make_figure, make_svg_file
 from synaptune.search.space.space import Dimension, Space
+from synaptune.study.additions import StudyAddress
 from synaptune.study.artifacts import write_json, write_text
+from synaptune.study.reader import REGIMES as REGIMES_NOTE
+from synaptune.study.reader import find_study
 
 
 def measure_bayes(common: tuple[str, ...]) -> float:
@@ -88,6 +97,7 @@ def _make_dimension(name: str, entry: Mapping[str, Any]) -> Dimension:
 def summarise_regime(regime: Regime, results: Results) -> dict[str, dict[str, Any]]:
     """Return the numbers of a regime by variant: values by seed, gain, steps and seconds."""
     metric = f"test_{regime.metric}"
+    _check_columns(results, [metric, *(f"test_{name}" for name in regime.also)])
     reference = [entry[metric] for entry in next(iter(results.values()))]
     summary = {}
     for name, runs in results.items():
@@ -103,6 +113,17 @@ def summarise_regime(regime: Regime, results: Results) -> dict[str, dict[str, An
             "seconds": statistics.median(entry["train_seconds"] for entry in runs),
         }
     return summary
+
+
+def _check_columns(results: Results, names: Sequence[str]) -> None:
+    for label, runs in results.items():
+        for name in names:
+            if any(name not in entry for entry in runs):  # stored by an earlier version
+                raise user_error(
+                    got=f"stored runs of `{label}` without {name}",
+                    expected="every column of the table",
+                    do="delete runs.json, or pass another --folder",
+                )
 
 
 def format_regime(regime: Regime, summary: dict[str, dict[str, Any]]) -> str:
@@ -186,6 +207,7 @@ def run_regime(name: str, runs: RunCache, options: argparse.Namespace) -> None:
     write_json(
         folder / f"{stem}.json",
         {
+            "metric": regime.metric,
             "variants": summary,
             "values": values,
             "bayes": bayes,
@@ -195,6 +217,24 @@ def run_regime(name: str, runs: RunCache, options: argparse.Namespace) -> None:
     )
     write_text(folder / f"{stem}.md", text + "\n")
     print(f"\n{text}\n", flush=True)
+
+
+def read_records(folder: Path) -> dict[str, Any]:
+    """Read the JSON files of a folder's tables by the names of the files."""
+    records = {
+        path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*-equal-*.json"))
+    }
+    # An earlier version stored no metric.
+    return {stem: record for stem, record in records.items() if "metric" in record}
+
+
+def write_figure(folder: Path, records: Mapping[str, Any]) -> Path | None:
+    """Draw the regimes of a folder as regimes.svg; None if no variant has a gain."""
+    figure = make_figure(functools.partial(draw_regimes, read_regimes(records)), "regimes")
+    if figure is None:
+        return None
+    write_text(folder / "regimes.svg", make_svg_file(figure))
+    return folder / "regimes.svg"
 
 
 def main() -> int:
@@ -207,6 +247,7 @@ def main() -> int:
     parser.add_argument("--budget", type=int, default=0, help="evaluations of a tuning (default 0)")
     parser.add_argument("--equal-time", action="store_true", help="equal training time")
     parser.add_argument("--rounds", type=int, default=20, help="of the time measurement (20)")
+    parser.add_argument("--study", help="study whose report shows the regimes")
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "regimes")
     parser.add_argument("overrides", nargs="*", help="regime=NAME, and overrides of train.py")
     options = parser.parse_intermixed_args()
@@ -226,6 +267,7 @@ def main() -> int:
             f"--seeds {options.seeds} --workers {options.workers} --budget {options.budget}",
             "at least 2 seeds, 1 worker and a budget of 0",
         )
+        study = find_study(options.study) if options.study else None
         with start_pool(options.workers) as pool:
             for name in names or REGIMES:
                 regime = REGIMES[name]
@@ -235,8 +277,12 @@ def main() -> int:
                 common = (*QUIET, *regime.common, *overrides)
                 runs = RunCache(options.folder / "runs.json", pool, common, regime.task)
                 run_regime(name, runs, options)
-        if (figure := write_figure(options.folder)) is not None:
+        records = read_records(options.folder)
+        if (figure := write_figure(options.folder, records)) is not None:
             print(f"figure: {figure}")
+        if study is not None:
+            StudyAddress(study.url, study.name).write_note(REGIMES_NOTE, records)
+            print(f"report: synaptune report {options.study}")
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

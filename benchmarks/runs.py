@@ -39,6 +39,7 @@ STORED_METRICS = (
     "val_loss",
     "test_loss",
     "test_perplexity",
+    "test_calibration_error",
     "test_recall_accuracy",
     "train_seconds",
     "steps",

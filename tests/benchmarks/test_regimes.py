@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 
 import pytest
 
 from helpers.paths import ROOT
+from helpers.real_studies import make_study
+from synaptune.core.errors import UserError
+from synaptune.report.write import write_report
+from synaptune.study.reader import find_study
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +61,13 @@ def test_a_gain_in_accuracy_is_positive_and_in_loss_negative(regimes):
         assert low < mean < high
 
 
+def test_stored_runs_that_lack_a_column_are_named(regimes):
+    with pytest.raises(UserError, match="`no noise` without test_calibration_error"):
+        regimes.summarise_regime(
+            regimes.REGIMES["few_data"], {"no noise": [{"test_perplexity": 17.0}] * 2}
+        )
+
+
 @pytest.mark.slow
 def test_a_regime_is_tuned_timed_and_continued(regimes, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # for the processes that train
@@ -92,6 +104,25 @@ def test_the_tasks_fill_every_column_and_their_options_are_tuned(
     assert 0.0 <= values["fatigue of the output"]["task.fatigue"] <= 3.0
 
 
+def test_the_report_of_a_study_shows_the_regimes(regimes, tmp_path, monkeypatch, capsys):
+    make_study(tmp_path / "mine", lambda params: params["x"], ["x"], trials=3)
+    tables = tmp_path / "tables"
+    shutil.copytree(ROOT / "docs" / "reports" / "regimes", tables)
+    monkeypatch.setattr(regimes, "run_regime", lambda *_: None)  # the tables are there
+    words = ["regimes", "regime=reading", "--folder", str(tables), "--study"]
+    monkeypatch.setattr(sys, "argv", [*words, str(tmp_path / "mine")])
+    assert regimes.main() == 0, capsys.readouterr().err
+    write_report(find_study(str(tmp_path / "mine")), tmp_path / "report", formats="md")
+    text = (tmp_path / "report" / "report.md").read_text()
+    record = json.loads((tables / "reading-equal-steps.json").read_text())
+    mean, low, high = record["variants"]["whole synapse"]["gain"]
+    assert f"| {mean:.1f} ({low:.1f} to {high:.1f}) |" in text
+    assert (tmp_path / "report" / "figures" / "regimes.svg").exists()
+    monkeypatch.setattr(sys, "argv", [*words, "none-such"])
+    assert regimes.main() == 2
+    assert "none-such" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "word"), [("generation", "task.fatige=1"), ("recall", "task.fatigue=1")]
 )
@@ -101,14 +132,12 @@ def test_an_option_that_a_regime_does_not_have_is_refused(regimes, monkeypatch, 
     assert f"got {word.split('=')[0]} for regime={name}" in capsys.readouterr().err
 
 
-def test_the_figure_shows_every_variant_with_a_gain(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    figure = importlib.import_module("regime_figure")
-    assert figure.write_figure(tmp_path) is None
+def test_the_figure_shows_every_variant_with_a_gain(regimes, tmp_path):
+    assert regimes.write_figure(tmp_path, {}) is None
     gains = {"off": None, "better": [3.0, 1.0, 5.0], "worse": [-3.0, -5.0, -1.0]}
-    variants = {name: {"gain": gain} for name, gain in gains.items()}
-    (tmp_path / "recall-equal-steps.json").write_text(json.dumps({"variants": variants}))
-    path = figure.write_figure(tmp_path)
+    variants = {name: {"values": [1.0, 2.0], "gain": gain} for name, gain in gains.items()}
+    record = {"metric": "recall_accuracy", "variants": variants}
+    path = regimes.write_figure(tmp_path, {"recall-equal-steps": record})
     svg = path.read_text()
     assert all(f">{text}<" in svg for text in ("recall", "gain over off, %", "better", "worse"))
     assert svg.count("#0a5fb4") > 0 < svg.count("#c02942")  # better, worse

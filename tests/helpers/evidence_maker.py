@@ -8,6 +8,7 @@ no complete trial. Everything is a function of the seed.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from helpers.inspection_maker import make_inspection
+from helpers.paths import ROOT
 from helpers.search_maker import (
     AWKWARD,
     LOSS_DROPS,
@@ -26,6 +28,7 @@ from helpers.search_maker import (
     make_search,
 )
 from synaptune.analysis import results
+from synaptune.analysis.regimes import read_regimes
 from synaptune.search.space.space import Space
 from synaptune.search.trial import Trial
 from synaptune.study.reader import StudySnapshot
@@ -142,6 +145,12 @@ def make_full_evidence(
         objective="objective" if maximize else "loss",
         validated=best,
         spans={trials[0].number: (0.0, 5.0), trials[1].number: (1.0, 6.0)},
+        regimes=read_regimes(
+            {
+                path.stem: json.loads(path.read_text())
+                for path in sorted((ROOT / "docs" / "reports" / "regimes").glob("*.json"))
+            }
+        ),
     )
 
 

@@ -35,6 +35,7 @@ VARIANTS = {
     "clock alone": OFF | dict(distance="clock"),
     "alibi": dict(position="alibi"),
     "swiglu": dict(feedforward="swiglu"),
+    "selection bias": dict(balance_rate=0.05),
     "barrier": dict(distance="barrier"),
     "barrier alone": OFF | dict(distance="barrier"),
     "per token": dict(tick=1),
@@ -57,6 +58,9 @@ def make_active_model(seed: int = 0, values: dict[str, float] | None = None, **c
         for block in model.blocks:
             if block.memory is not None:
                 block.memory.slow.normal_(0, 0.1, generator=generator)
+            router = block.feedforward.router
+            if router is not None and router.selection is not None:
+                router.selection.normal_(0, 0.2, generator=generator)
     return model.eval()
 
 

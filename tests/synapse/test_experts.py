@@ -93,28 +93,44 @@ def test_push_drives_embeddings_apart():
     assert (state.embedding @ state.embedding.T).mean() < initial
 
 
-def route(router: Router, x: torch.Tensor, params: SynapseTensors) -> torch.Tensor:
-    """Run the router with its metabolism on the same tokens; return the shares of the experts."""
-    with torch.no_grad():
-        for _ in range(200):
-            _, _, routing = router(x, params)
-            state = router.step_metabolism(routing, params)
-            for name, value in state._asdict().items():
-                getattr(router, name).copy_(value)
-    return router.utilisation
-
-
-def test_the_metabolism_revives_experts_that_a_bad_start_of_the_router_leaves_out():
-    params, x = make_params(), torch.randn(8, 32, 16, generator=torch.Generator().manual_seed(0))
-    router = Router(8, 2, 16)
+def make_bad_start(params: SynapseTensors, *, biased: bool = False) -> tuple[Router, torch.Tensor]:
+    """Make a router that gives every one of the returned tokens to the first two experts."""
+    x = torch.randn(8, 32, 16, generator=torch.Generator().manual_seed(0))
+    router = Router(8, 2, 16, biased=biased)
     with torch.no_grad():
         router.weight.normal_(0.0, 0.1, generator=torch.Generator().manual_seed(1))
         router.probe.normal_(generator=torch.Generator().manual_seed(2))
-        router.bias[:2] = 4.0  # two experts get every token at first
+        router.bias[:2] = 4.0
     router.init_state(params, torch.Generator().manual_seed(3))
-    _, _, first = router(x, params)
-    assert (first.share[2:] == 0.0).all()
-    assert (route(router, x, params) > 0.1 / 8).all()
+    assert (router(x, params)[2].share[2:] == 0.0).all()
+    return router, x
+
+
+@torch.no_grad()
+def test_the_metabolism_revives_experts_that_a_bad_start_of_the_router_leaves_out():
+    params = make_params()
+    router, x = make_bad_start(params)
+    for _ in range(200):
+        state = router.step_metabolism(router(x, params)[2], params)
+        for name, value in state._asdict().items():
+            getattr(router, name).copy_(value)
+    assert (router.utilisation > 0.1 / 8).all()
+
+
+@torch.no_grad()
+def test_the_selection_bias_balances_the_load_and_does_not_weigh_the_experts():
+    params, shares = make_params(), []
+    router, x = make_bad_start(params, biased=True)
+    for _ in range(500):
+        weight, _, routing = router(x, params)
+        shares.append(routing.share)
+        router.selection.copy_(router.step_selection(routing, 0.001)["selection"])
+    assert (torch.stack(shares[-50:]).mean(0) > 0.8 / 8).all()  # each step overshoots by itself
+    # Of the chosen experts, those of the bad start keep their probability e^4 times that of others.
+    chosen = weight > 0
+    both = chosen[..., :2].any(-1) & chosen[..., 2:].any(-1)
+    assert both.any()
+    assert weight[..., :2].sum(-1)[both].min() > 0.9
 
 
 def test_the_language_model_loss_trains_a_router_with_one_expert_per_token():

@@ -48,8 +48,8 @@ def train_alone(config: ModelConfig, params: SynapseParams) -> list[float]:
 
 @pytest.mark.parametrize(
     "mechanisms",
-    [{}, {"experts": 1}, {"experts": 1, "fast_weights": "off"}],
-    ids=["everything", "dense", "without memory"],
+    [{}, {"experts": 1}, {"experts": 1, "fast_weights": "off"}, {"balance_rate": 0.05}],
+    ids=["everything", "dense", "without memory", "selection bias"],
 )
 def test_a_candidate_has_the_same_losses_in_a_population_as_alone(mechanisms):
     config = dataclasses.replace(CONFIG, **mechanisms)

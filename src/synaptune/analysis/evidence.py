@@ -18,6 +18,7 @@ from synaptune.analysis.effects import find_effects
 from synaptune.analysis.importance import compute_importances
 from synaptune.analysis.profiles import fit_profiles
 from synaptune.analysis.ranking import rescore_study
+from synaptune.analysis.regimes import read_regimes
 from synaptune.analysis.replay import Replay, replay_rescored
 from synaptune.analysis.results import Evidence, Importance, ValidationResult
 from synaptune.analysis.screening import from_note
@@ -35,7 +36,15 @@ from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial, find_best
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import redact_url
-from synaptune.study.reader import BASELINE, GATES, REPEATS, SCREENING, TEST, StudySnapshot
+from synaptune.study.reader import (
+    BASELINE,
+    GATES,
+    REGIMES,
+    REPEATS,
+    SCREENING,
+    TEST,
+    StudySnapshot,
+)
 
 INSPECTIONS = "portraits"  # key of the study's note
 
@@ -149,6 +158,7 @@ def gather_evidence(
         test_accuracies=_collect_test_accuracies(snapshot, best),
         repeats=repeats.from_note(note) if (note := snapshot.notes.get(REPEATS)) else None,
         screening=from_note(note) if (note := snapshot.notes.get(SCREENING)) else None,
+        regimes=read_regimes(snapshot.notes.get(REGIMES) or {}),
         spans=_measure_spans(snapshot),
         imported=Counter(
             str(trial.facts.get(schema.SOURCE))

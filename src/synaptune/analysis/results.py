@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from synaptune.analysis.regimes import Regime
 from synaptune.analysis.repeats import Repeats
 from synaptune.search.space.space import Space, UnitPoint
 from synaptune.search.space.values import Value
@@ -353,6 +354,7 @@ class Evidence:
         test_accuracies: test accuracy of the best on fresh seeds, of an image study.
         repeats: the same search with other search seeds; None without.
         screening: which of many parameters matter; None without a screening.
+        regimes: gains of the mechanisms in the tasks of their roles.
         spans: start and end of the ended trials by number [s since the first start].
         imported: number of imported trials by their source.
         provenance: what is needed to reproduce the study.
@@ -408,6 +410,7 @@ class Evidence:
     test_accuracies: tuple[float, ...] = ()
     repeats: Repeats | None = None
     screening: Screening | None = None
+    regimes: Sequence[Regime] = ()
     spans: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     imported: Mapping[str, int] = field(default_factory=dict)
 

@@ -238,8 +238,9 @@ def compute_fingerprint(settings: Settings) -> str:
     del plain["data"]["download"]
     if not settings.synapse.learn:
         del plain["synapse"]["learn"]
-    if not settings.model.smear:
-        del plain["model"]["smear"]
+    for name in ("smear", "balance_rate"):
+        if not plain["model"][name]:
+            del plain["model"][name]
     if is_image_run(settings):
         plain["network"] = dataclasses.asdict(settings.network)
         plain["budget"] = dataclasses.asdict(settings.budget)

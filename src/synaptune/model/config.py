@@ -48,6 +48,7 @@ class ModelConfig:
         experts: experts of a layer; 1 for a dense block.
         top_k: experts of a token.
         balance_weight: weight of the load-balancing loss.
+        balance_rate: step of the selection bias of the experts (feedforward.py) [1/step]; 0: none.
         kernel: `auto` uses the compiled scan where possible, `torch` never.
     """
 
@@ -72,6 +73,7 @@ class ModelConfig:
     experts: int = 4
     top_k: int = 2
     balance_weight: float = 0.01
+    balance_rate: float = 0.0
     kernel: str = "auto"
 
     @property
@@ -117,6 +119,10 @@ def find_model_faults(config: ModelConfig) -> list[str]:
     is_top_k = config.experts <= 1 or config.top_k <= config.experts
     checks = (
         (config.window >= 0, f"model.window={config.window}: expected at least 0 (no window)"),
+        (
+            config.balance_rate >= 0.0,
+            f"model.balance_rate={config.balance_rate}: expected at least 0 (0: no selection bias)",
+        ),
         (
             0.0 <= config.dropout < 1.0,
             f"model.dropout={config.dropout}: expected at least 0 and less than 1",

@@ -7,13 +7,16 @@ p softmax of the router over all experts, restricted to the top k and renormalis
 routed slots; pbar mean probability; E number of experts. With one expert a token p is 1 and keeps
 the gradient of the log of its probability, without which the language-model loss would not train
 the router.
+With `model.balance_rate` = r above 0 the top k are chosen by p_i + b_i. The selection bias b does
+not enter p; after each optimizer step
+    b_i' = b_i + r sign(1 / E - share_i)                                                        (3)
 All experts are stored side by side in two matrices. Evaluation computes all of them and (1) weighs
 their hidden units, so that a token does not depend on another one to the last bit. Training on a
 CPU sorts the slots of the tokens by expert, computes the chosen experts only and weighs their
 outputs, which are narrower than the hidden units. Either way no token is dropped, and no shape
 depends on the routing.
 Source: squared ReLU, So et al., arXiv 2109.08668; SwiGLU, Shazeer, arXiv 2002.05202; (1), (2) Fedus
-et al., arXiv 2101.03961.
+et al., arXiv 2101.03961; (3) Wang et al., arXiv 2408.15664, algorithm 1.
 """
 
 from __future__ import annotations
@@ -114,7 +117,9 @@ class FeedForward(nn.Module):
         )
         self.down = nn.Parameter(torch.empty(self.experts, hidden, config.width))
         self.router = (
-            Router(config.experts, self.top_k, config.width) if config.experts > 1 else None
+            Router(config.experts, self.top_k, config.width, biased=config.balance_rate > 0)
+            if config.experts > 1
+            else None
         )
 
     def compute_hidden(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -217,8 +222,9 @@ class Router(nn.Module):
     fatigue: Tensor
     energy: Tensor
     embedding: Tensor
+    selection: Tensor | None
 
-    def __init__(self, experts: int, top_k: int, width: int) -> None:
+    def __init__(self, experts: int, top_k: int, width: int, *, biased: bool = False) -> None:
         super().__init__()
         self.top_k = top_k
         self.weight = nn.Parameter(torch.empty(experts, width))
@@ -228,6 +234,7 @@ class Router(nn.Module):
         self.register_buffer("fatigue", torch.ones(experts))
         self.register_buffer("energy", torch.ones(experts))
         self.register_buffer("embedding", torch.zeros(experts, EMBED_MAX))
+        self.register_buffer("selection", torch.zeros(experts) if biased else None)
 
     def init_state(self, params: SynapseTensors, generator: torch.Generator) -> None:
         """Set the initial energy and embeddings: a common direction plus one per expert."""
@@ -259,9 +266,10 @@ class Router(nn.Module):
         probe = F.normalize(upcast(F.linear(x, self.probe)) * self.make_mask(params), dim=-1)
         logits = router_logits(upcast(F.linear(x, self.weight, self.bias)), probe, self.get_state())
         probability = logits.softmax(-1)
-        top, index = probability.topk(self.top_k, dim=-1)
+        scores = probability if self.selection is None else probability + self.selection
+        index = scores.topk(self.top_k, dim=-1).indices
         mask = torch.zeros_like(probability).scatter(-1, index, 1.0)
-        total = top.sum(-1, keepdim=True)
+        total = probability.gather(-1, index).sum(-1, keepdim=True)
         weight = probability * mask / (total.detach() if self.top_k == 1 else total)
         share = mask.flatten(0, -2).mean(0) / self.top_k
         balance = logits.shape[-1] * (share * probability.flatten(0, -2).mean(0)).sum()
@@ -272,6 +280,13 @@ class Router(nn.Module):
     def step_metabolism(self, routing: Routing, params: SynapseTensors) -> Metabolism:
         """Return the metabolism after one optimizer step; does not change the module."""
         return metabolism_step(self.get_state(), routing, params.structural, params.energy)
+
+    def step_selection(self, routing: Routing, rate: float) -> dict[str, Tensor]:
+        """Return the selection bias by name after one optimizer step (3); empty without one."""
+        if self.selection is None:
+            return {}
+        wanted = torch.sign(1.0 / len(routing.share) - routing.share)
+        return {"selection": self.selection + rate * wanted}
 
     def plan_event(self, params: SynapseTensors) -> RemodelPlan:
         """Return the structural event for the current state."""

@@ -281,16 +281,16 @@ class GPT(nn.Module):
     def step_buffers(self, activity: Activity) -> dict[str, Tensor]:
         """Return by name the buffers after one optimizer step; does not change the model.
 
-        The step advances the metabolism of the experts and the slow weights of the memories.
+        The step advances the metabolism and the selection bias of the experts, and the slow weights
+        of the memories.
         """
         after = {}
         for i, (block, layer) in enumerate(zip(self.blocks, activity, strict=True)):
             if layer.routing is not None and block.feedforward.router is not None:
-                state = block.feedforward.router.step_metabolism(layer.routing, self.get_synapse(i))
-                after |= {
-                    f"blocks.{i}.feedforward.router.{name}": value
-                    for name, value in state._asdict().items()
-                }
+                router, rate = block.feedforward.router, self.config.balance_rate
+                state = router.step_metabolism(layer.routing, self.get_synapse(i))
+                changed = state._asdict() | router.step_selection(layer.routing, rate)
+                after |= {f"blocks.{i}.feedforward.router.{n}": v for n, v in changed.items()}
             if layer.consolidation is not None and block.memory is not None:
                 after[f"blocks.{i}.memory.slow"] = block.memory.consolidate_slow(
                     layer.consolidation, self.get_synapse(i)
@@ -323,6 +323,8 @@ class GPT(nn.Module):
                 f"{path}.router.{n}": v
                 for n, v in remodel_metabolism(router.get_state(), plan)._asdict().items()
             }
+            if router.selection is not None:
+                after[f"{path}.router.selection"] = plan.mix @ router.selection
             counts[i] = torch.stack([plan.merged, plan.split]).to(counts[i])
         return after, mixes, torch.stack(counts)
 

@@ -61,6 +61,7 @@ _RESULT_SECTIONS = (
         "What matters",
         ("text screening", "figure screening", "table subsystems", "table screening"),
     ),
+    ("regimes", "Mechanisms in their own tasks", ("figure regimes", "table regimes")),
     (
         "parameters",
         "Parameters",

@@ -13,6 +13,7 @@ from synaptune.analysis.goals import GoalResult
 from synaptune.analysis.results import AblationRow, Evidence
 from synaptune.core.text import format_duration, get_first_line
 from synaptune.report.figures.axis import map_dimensions
+from synaptune.report.regimes import tabulate_regimes
 from synaptune.report.repeats import tabulate_repeats
 from synaptune.report.screening import tabulate_effects, tabulate_subsystems
 from synaptune.report.table_model import (
@@ -52,6 +53,7 @@ def make_all_tables(evidence: Evidence) -> Iterator[Table]:
     for make in (
         lambda evidence: tabulate_effects(evidence.screening),
         tabulate_subsystems,
+        lambda evidence: tabulate_regimes(evidence.regimes),
         tabulate_parameters,
         lambda evidence: tabulate_goals(evidence.validation.goals if evidence.validation else ()),
         tabulate_validation,

@@ -172,6 +172,11 @@ class StudyAddress:
             finally:
                 close_storage(storage)
 
+    def write_note(self, key: str, value: Any) -> None:
+        """Store a note (any JSON)."""
+        with self._open() as (storage, study):
+            storage.set_study_user_attr(study, key, value)
+
     def enqueue(self, phase: str, values: Mapping[str, Value]) -> None:
         """Store a point that the next search of a phase evaluates first."""
         # The names sort by time; the ending keeps the points of two processes apart.

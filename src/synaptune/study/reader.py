@@ -42,6 +42,7 @@ TEST = "test"  # phase of an image study: its best on fresh seeds with the test 
 GATES, JOINT = ("gates", schema.JOINT)
 RECOMMENDED = "recommended"  # note: trial of each phase with the best posterior mean
 REPEATS = "repeats"  # note: the spread of repeated searches (analysis/repeats.py)
+REGIMES = "regimes"  # note: gains of the mechanisms in their tasks (analysis/regimes.py)
 # The phase of a screening, and the note with its result.
 SCREEN, SCREENING = "screen", "screening"
 # Phases of trials without a search.
