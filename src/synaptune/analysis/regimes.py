@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
+from itertools import starmap
 from typing import Any, NamedTuple
 
 
@@ -62,13 +63,14 @@ def read_regimes(records: Mapping[str, Mapping[str, Any]]) -> list[Regime]:
     regimes = []
     for stem, record in records.items():
         name, _, equal = stem.partition("-equal-")
-        variants = tuple(
-            RegimeVariant(
-                label,
-                statistics.fmean(entry["values"]),
-                Gain(*entry["gain"], len(entry["values"])) if entry["gain"] else None,
-            )
-            for label, entry in record["variants"].items()
-        )
+        variants = tuple(starmap(_read_variant, record["variants"].items()))
         regimes.append(Regime(name, record["metric"], equal, variants))
     return regimes
+
+
+def _read_variant(name: str, entry: Mapping[str, Any]) -> RegimeVariant:
+    gain = None
+    if entry["gain"] is not None:
+        mean, low, high = entry["gain"]
+        gain = Gain(mean, low, high, len(entry["values"]))
+    return RegimeVariant(name, statistics.fmean(entry["values"]), gain)
