@@ -19,7 +19,6 @@ MEMORY = (
     "synapse.postsynaptic.rank_eligibility=16",
 )
 ALONE = ("model.release=off", "model.distance=off", *MEMORY)  # the memory without the rest
-FEW = ("data.max_bytes=22_000", "training.steps=800", "training.learning_rate=4e-3")
 NOISE = ("ablation=[no_memory,no_experts]", "synapse.stochastic.stochastic_train_frac=1.0")
 LEARNED = "synapse.learn=[{}]".format(
     ",".join(
@@ -101,7 +100,7 @@ ROLES = {
 WITH_MEMORY = "ablation=[no_release,no_experts]"
 SLOW_RATE = "synapse.postsynaptic.post_slow_lr"
 INTERVAL = "synapse.structural.structural_interval"
-EXPERTS = (DISTANCE, "model.experts=8", "ablation=[no_release,no_memory]")
+EXPERTS = "experiment=experts"
 EVENTS: Ranges = {
     "synapse.structural.router_sim_threshold": {},
     "synapse.structural.merge_health_max": {},
@@ -133,7 +132,7 @@ REGIMES = {
     "chains": Regime(("experiment=chains",), "loss", ROLES),
     "recall": Regime(("experiment=distractors",), "recall_accuracy", ROLES, higher_is_better=True),
     "code": Regime(
-        ("data=stdlib", DISTANCE),
+        ("experiment=code",),
         "perplexity",
         {
             "clock": Variant((NO_MEMORY,), SLOPE),
@@ -149,7 +148,7 @@ REGIMES = {
         },
     ),
     "few_data": Regime(
-        FEW,
+        ("experiment=few-data",),
         "perplexity",
         {
             "no noise": Variant((NO_MEMORY,)),
@@ -205,7 +204,7 @@ REGIMES = {
         also=("distinct", "judge_perplexity"),
     ),
     "experts": Regime(
-        EXPERTS,
+        (EXPERTS,),
         "perplexity",
         {
             "neither": Variant(("model.balance_weight=0", f"{OPTION}metabolism=0")),
@@ -228,14 +227,14 @@ REGIMES = {
         also=("dead_experts", "gini"),
     ),
     "drift": Regime(
-        (*SECOND_TEXT, *EXPERTS),
+        (*SECOND_TEXT, EXPERTS),
         "perplexity",
         FIXED_OR_NOT,
         task=regime_tasks.drift,
         also=("at_first", "soon"),
     ),
     "lesion": Regime(
-        EXPERTS,
+        (EXPERTS,),
         "perplexity",
         FIXED_OR_NOT,
         task=regime_tasks.kill_expert,
