@@ -28,6 +28,7 @@ VARIANTS = {
     "dense": dict(experts=1),
     "hebbian": dict(fast_weights="hebbian"),
     "coarse gate": dict(memory_tick=7),
+    "memory of three heads": dict(memory_heads=3),
     "window": dict(window=6),
     "smeared keys": dict(smear=True),
     "window alone": OFF | dict(window=6, position="alibi"),

@@ -1,11 +1,14 @@
 """The postsynaptic memory: the scan equals its steps, and the kinase controls the gate."""
 
+import dataclasses
 import functools
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+from synaptune.model.config import ModelConfig
+from synaptune.model.memory import Memory
 from synaptune.synapse import fast_weights
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.synapse.clock import geometric_sums, linear_scan
@@ -82,8 +85,8 @@ def test_the_scan_of_a_sequence_equals_the_loop_over_tokens(run_scan, delta, len
     recalled, consolidation = run_scan(activity, synapse, delta=delta)
     expected, state = run_steps(activity, synapse, delta=delta)
     assert torch.allclose(recalled, expected, atol=1e-12)
-    assert torch.allclose(consolidation.bdnf, state.bdnf.mean(0))
-    gated = (gate(state.kinase)[..., None] * state.weights).mean(0)
+    assert torch.allclose(consolidation.bdnf, state.bdnf)
+    gated = gate(state.kinase)[..., None] * state.weights
     assert torch.allclose(consolidation.gated, gated)
     assert length == 1 or recalled.abs().max() > 0.1
 
@@ -207,3 +210,24 @@ def test_a_linear_scan_equals_its_recurrence(count):
     result = linear_scan(retention, drive)
     assert result.shape == drive.shape
     assert count == 0 or torch.allclose(result, torch.stack(expected, 1))
+
+
+def test_the_heads_of_a_memory_are_memories_side_by_side():
+    synapse, config = make_params(**ACTIVE), ModelConfig(width=16, heads=2)
+    both = Memory(dataclasses.replace(config, memory_heads=2), RANK).double()
+    stream = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for value in (*both.parameters(), both.slow):
+            value.normal_(generator=stream)
+    x = torch.randn(3, 2 * CHUNK + 7, 16, dtype=torch.float64, generator=stream)
+    out, means = both(x, synapse)
+    after, total = both.consolidate_slow(means, synapse), torch.zeros_like(out)
+    for head in range(2):
+        alone = Memory(config, RANK).double()
+        alone.load_state_dict(
+            {name: value.chunk(2)[head] for name, value in both.state_dict().items()}
+        )
+        part, own = alone(x, synapse)
+        total = total + part
+        assert torch.allclose(alone.consolidate_slow(own, synapse), after.chunk(2)[head])
+    assert torch.allclose(out, total)

@@ -82,8 +82,8 @@ def run_steps(activity, post_params, bdnf_params, *, tick, delta):
             state, here, post_params, bdnf_params, delta=delta, tick=tick, ends_tick=ends
         )
         recalled.append(recall(state.weights, here.pre[:, 0]))
-    gated = (gate(state.kinase)[..., None] * state.weights).mean(0)
-    return torch.stack(recalled, 1), SimpleNamespace(gated=gated, bdnf=state.bdnf.mean(0))
+    gated = gate(state.kinase)[..., None] * state.weights
+    return torch.stack(recalled, 1), SimpleNamespace(gated=gated, bdnf=state.bdnf)
 
 
 def run_reference(scan, activity, params, grad, **options):

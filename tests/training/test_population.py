@@ -48,8 +48,14 @@ def train_alone(config: ModelConfig, params: SynapseParams) -> list[float]:
 
 @pytest.mark.parametrize(
     "mechanisms",
-    [{}, {"experts": 1}, {"experts": 1, "fast_weights": "off"}, {"balance_rate": 0.05}],
-    ids=["everything", "dense", "without memory", "selection bias"],
+    [
+        {},
+        {"experts": 1},
+        {"experts": 1, "fast_weights": "off"},
+        {"balance_rate": 0.05},
+        {"memory_heads": 2},
+    ],
+    ids=["everything", "dense", "without memory", "selection bias", "two memories"],
 )
 def test_a_candidate_has_the_same_losses_in_a_population_as_alone(mechanisms):
     config = dataclasses.replace(CONFIG, **mechanisms)

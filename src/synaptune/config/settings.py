@@ -238,8 +238,8 @@ def compute_fingerprint(settings: Settings) -> str:
     del plain["data"]["download"]
     if not settings.synapse.learn:
         del plain["synapse"]["learn"]
-    for name in ("smear", "balance_rate"):
-        if not plain["model"][name]:
+    for name, default in (("smear", False), ("balance_rate", 0.0), ("memory_heads", 1)):
+        if plain["model"][name] == default:
             del plain["model"][name]
     if is_image_run(settings):
         plain["network"] = dataclasses.asdict(settings.network)

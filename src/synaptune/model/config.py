@@ -44,6 +44,7 @@ class ModelConfig:
             query and key).
         dropout: dropout of the attention weights while training.
         fast_weights: postsynaptic memory, delta, hebbian or off.
+        memory_heads: memories side by side, each with its own rank.
         memory_tick: tokens of an update of the memory's gate [token].
         experts: experts of a layer; 1 for a dense block.
         top_k: experts of a token.
@@ -69,6 +70,7 @@ class ModelConfig:
     noise: str = "terminal"
     dropout: float = 0.0
     fast_weights: str = "delta"
+    memory_heads: int = 1
     memory_tick: int = 4
     experts: int = 4
     top_k: int = 2
@@ -98,6 +100,7 @@ def find_model_faults(config: ModelConfig) -> list[str]:
             "context",
             "ff_multiple",
             "tick",
+            "memory_heads",
             "memory_tick",
             "experts",
             "top_k",

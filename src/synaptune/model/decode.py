@@ -213,7 +213,9 @@ class Decoder:
 
 
 def _init_memory(block: Block, batch: int, like: Tensor) -> MemoryState | None:
-    return None if block.memory is None else init_memory(batch, block.memory.rows, upcast(like))
+    if block.memory is None:
+        return None
+    return init_memory(batch * block.memory.heads, block.memory.rows, upcast(like))
 
 
 @torch.no_grad()

@@ -107,11 +107,7 @@ class Block(nn.Module):
             else None
         )
         self.feedforward = FeedForward(config)
-        self.memory = (
-            Memory(config.width, config.memory_tick, config.fast_weights, rank, config.kernel)
-            if config.fast_weights != "off"
-            else None
-        )
+        self.memory = Memory(config, rank) if config.fast_weights != "off" else None
 
     def forward(
         self,

@@ -85,11 +85,11 @@ class MemoryState(NamedTuple):
 
 
 class Consolidation(NamedTuple):
-    """Means over a batch that the slow weights consolidate.
+    """What the slow weights consolidate, after the last token of each sequence.
 
     Attributes:
-        gated: mean of gate F, (rank, rank).
-        bdnf: mean of w, (rank,).
+        gated: gate F, (batch, rank, rank).
+        bdnf: w, (batch, rank).
     """
 
     gated: Tensor
@@ -163,7 +163,7 @@ def memory_scan(
         tick: tokens of a tick of the gate.
 
     Returns:
-        F[t] a[t] of each token, (batch, token, rank), and the means for the slow weights.
+        F[t] a[t] of each token, (batch, token, rank), and what the slow weights consolidate.
     """
     pre, post, write = activity
     batch, length, rank = pre.shape
@@ -185,7 +185,7 @@ def memory_scan(
     with torch.no_grad():
         bdnf = final_bdnf(changes.abs(), bdnf_params)
         gated = gates[:, -1, :, None] * state[0]
-    return recalled, Consolidation(gated.mean(0), bdnf.mean(0))
+    return recalled, Consolidation(gated, bdnf)
 
 
 def _write_rate(write: Tensor, opening: Tensor, params: PostsynapticParams) -> Tensor:

@@ -59,7 +59,7 @@ def fast_memory_scan(
     bdnf_tau: Any = bdnf_params.bdnf_tau
     packed = pack_parameters([*values, bdnf_tau], _CONSTANTS, pre)
     recalled, gated, bdnf, *_ = _MemoryScan.apply(*activity, packed, tick, delta)  # type: ignore[misc]
-    return recalled, Consolidation(gated.mean(0), bdnf.mean(0))
+    return recalled, Consolidation(gated, bdnf)
 
 
 def _runs_in_triton(x: Tensor) -> bool:

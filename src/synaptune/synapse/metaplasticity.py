@@ -63,7 +63,7 @@ def final_bdnf(sizes: Tensor, params: BdnfParams) -> Tensor:
 def consolidate(
     slow: Tensor, gated: Tensor, bdnf: Tensor, post: PostsynapticParams, params: BdnfParams
 ) -> Tensor:
-    """Return K' (2) from K and the batch means of gate F and w."""
+    """Return K' (2) from K and the batch means of gate F, (..., rank, rank), and w, (..., rank)."""
     return (1.0 - post.post_slow_lr) * slow + post.post_slow_lr * (
-        1.0 + params.bdnf_scale * bdnf[:, None]
+        1.0 + params.bdnf_scale * bdnf[..., None]
     ) * gated
