@@ -140,6 +140,10 @@ REGIMES = {
             "clock, memory": Variant(
                 ("ablation=[no_release,no_experts]", *MEMORY), {**SLOPE, **WRITES}
             ),
+            "clock, memory of four heads": Variant(
+                ("ablation=[no_release,no_experts]", *MEMORY, "model.memory_heads=4"),
+                {**SLOPE, **WRITES},
+            ),
             "window of 16": Variant((NO_MEMORY, "model.window=16"), SLOPE),
             "window of 16, memory": Variant(
                 ("ablation=[no_release,no_experts]", "model.window=16", *MEMORY),
