@@ -25,7 +25,8 @@ def read_search_space(search_space: Any) -> Space:
     if not isinstance(search_space, Mapping) or not all(map(_is_name, search_space)):
         raise user_error(
             got=f"search_space={search_space!r}",
-            expected='a dict from names to entries, such as {"x": ("uniform", 0, 1)}',
+            expected='a dict from names to entries, such as {"x": ("uniform", 0, 1)}; the'
+            " characters of a name are printable",
             do="correct it",
         )
     return make_space(_read_dimension(name, entry) for name, entry in search_space.items())
@@ -56,7 +57,7 @@ def restore_steps(space: Space, stored: Mapping[str, str]) -> Space:
 
 
 def _is_name(name: Any) -> bool:
-    return isinstance(name, str) and name != ""
+    return isinstance(name, str) and name != "" and name.isprintable()
 
 
 def _read_dimension(name: str, entry: Any) -> Dimension:

@@ -62,6 +62,17 @@ def test_a_value_survives_the_way_to_the_unit_box_and_back(dimension, unit):
         assert isinstance(value, int) == dimension.integer
 
 
+@pytest.mark.parametrize(
+    "dimension",
+    [Dimension("x", "lin", 0.0, 1e308), Dimension("x", "log", 5e-324, 1.7e308)],
+    ids=["lin", "log"],
+)
+def test_the_values_of_a_huge_range_are_finite(dimension):
+    values = [dimension.to_value(unit) for unit in (0.0, 0.25, 0.75, 1.0)]
+    assert values == sorted(set(values))
+    assert all(dimension.low <= value <= dimension.high for value in values)
+
+
 @settings(max_examples=100, deadline=None)
 @given(dimensions(), UNIT, UNIT)
 def test_numbers_rise_with_their_coordinate(dimension, one, other):
@@ -195,6 +206,7 @@ def test_the_parametrization_takes_weighted_choices():
     [
         "x=interval(3,3)",
         "x=interval(5,1)",
+        "x=interval(-1e308,1e308)",
         "x=tag(log, interval(0,1))",
         "x=tag(ordered, interval(0,1))",
     ],

@@ -92,7 +92,7 @@ class Dimension:
             return self._find_choice_fault()
         if self.weights:
             return f"weights {list(self.weights)} with a range of numbers"
-        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+        if not math.isfinite(self.high - self.low):
             return f"range {self.low:g} to {self.high:g}"
         if self.low >= self.high:
             return f"low {format_number(self.low)} is not below high {format_number(self.high)}"
@@ -198,6 +198,8 @@ class Dimension:
         width = self.high - self.low
         if self.scale == "decay":  # its steps are narrowest at the upper end
             width = (1.0 - self.high) * math.log((1.0 - self.low) / (1.0 - self.high))
+        if largest > 1e300:  # the product below would be infinite
+            return 17
         missing = math.log10(largest * MIN_STEPS / width)
         return min(max(SIGNIFICANT_DIGITS, math.ceil(missing) + 1), 17)
 
