@@ -419,3 +419,12 @@ def test_a_place_that_cannot_hold_a_study_is_refused(tmp_path, monkeypatch, opti
     with pytest.raises(UserError, match="to do"):
         make(tmp_path, **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("folder", ["a" * 300, "loop/study", "file/study"])
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"writable folder[\s\S]*to do"):
+        make(tmp_path, directory=folder).optimize(lambda _: 1.0, SPACE)
