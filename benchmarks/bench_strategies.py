@@ -6,7 +6,9 @@
 Each strategy searches on each seed, that of its training too, and sees the validation loss. After
 each budget the point that it recommends is trained on fresh seeds and scored on the test split.
 `auto` and `random, model` recommend by posterior mean, `random` and `cma-start` the lowest loss;
-`random, model` has the runs of `random`. `cma-start` is `cma` from the defaults with a step of 0.2.
+`random, model` has the runs of `random`. `auto, incumbents` trains the five points of `auto` with
+the lowest posterior means on three more seeds and recommends the best of them. `cma-start` is `cma`
+from the defaults with a step of 0.2.
 All searches advance together, so that both processes are busy. The table of a budget is written
 when it is complete, beside all finished runs: the same command continues an interrupted benchmark.
 """
@@ -42,9 +44,10 @@ from runs import (
 from synaptune.analysis.compare import compute_improvement
 from synaptune.config.search_space import read_dimensions
 from synaptune.core.errors import UserError
+from synaptune.protocols.stages import INCUMBENT_SEEDS
 from synaptune.search.optimizers.registry import Engine, Observation, Optimizer, make_optimizer
-from synaptune.search.posterior import recommend
-from synaptune.search.space.space import Space
+from synaptune.search.posterior import fit_posterior
+from synaptune.search.space.space import Space, UnitPoint
 from synaptune.study.artifacts import write_json, write_text
 
 ENGINES: dict[str, dict[str, Any]] = {
@@ -58,7 +61,9 @@ ROWS = {
     "cma-start": ("cma-start", "observed"),
     "random": ("random", "observed"),
     "random, model": ("random", "posterior"),
+    "auto, incumbents": ("auto", "incumbents"),
 }
+INCUMBENTS = 5
 
 # The second is what the searches see, but on other seeds.
 MEASURES = {"perplexity": "test perplexity", "val_loss": "validation loss"}
@@ -73,13 +78,14 @@ class Search:
     optimizer: Optimizer
     trials: list[Observation] = field(default_factory=list)
 
-    def recommend(self, budget: int, rule: str) -> Observation:
-        """Return the point that the first `budget` trials recommend by a rule of ROWS."""
+    def rank(self, budget: int, rule: str) -> list[UnitPoint]:
+        """Return the points of the first `budget` trials by a rule of ROWS, the best one first."""
         ended = [trial for trial in self.trials[:budget] if trial.loss is not None]
-        losses = [float(trial.loss or 0.0) for trial in ended]
-        if rule == "posterior":
-            return ended[recommend([trial.unit for trial in ended], losses).index]
-        return ended[int(np.argmin(losses))]
+        scores: Any = [float(trial.loss or 0.0) for trial in ended]
+        posterior = fit_posterior([trial.unit for trial in ended], scores)
+        if rule != "observed" and posterior is not None:
+            scores = posterior.mean
+        return [ended[index].unit for index in np.argsort(scores, kind="stable")]
 
 
 def advance(searches: Sequence[Search], runs: RunCache, space: Space, until: int) -> None:
@@ -109,12 +115,42 @@ def validate(searches: Sequence[Search], runs: RunCache, space: Space, budget: i
     """Train on fresh seeds what each row recommends for each seed, beside the defaults."""
     rungs = {"defaults": ()}
     for row, (strategy, rule) in ROWS.items():
-        for search in searches:
-            if search.strategy == strategy:
-                unit = search.recommend(budget, rule).unit
-                rungs[f"{row}/{search.seed}"] = format_overrides(space.to_values(unit))
+        chosen = [search for search in searches if search.strategy == strategy]
+        ranked = [search.rank(budget, rule) for search in chosen]
+        if rule == "incumbents":
+            ranked = rerun_incumbents(chosen, ranked, runs, space, f"incumbents after {budget}:")
+        for search, points in zip(chosen, ranked, strict=True):
+            rungs[f"{row}/{search.seed}"] = format_overrides(space.to_values(points[0]))
     fresh = range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + 3)
     return run_on_seeds(runs, rungs, fresh, f"fresh seeds after {budget}:")
+
+
+def rerun_incumbents(
+    searches: Sequence[Search],
+    ranked: Sequence[Sequence[UnitPoint]],
+    runs: RunCache,
+    space: Space,
+    title: str,
+) -> list[list[UnitPoint]]:
+    """Order the first points of each search by their mean loss on seeds that it has not used."""
+    jobs = [
+        Job(
+            f"{search.strategy} {search.seed}, incumbent",
+            (*format_overrides(space.to_values(unit)), f"seed={search.seed + 1 + number}"),
+        )
+        for search, points in zip(searches, ranked, strict=True)
+        for unit in points[:INCUMBENTS]
+        for number in range(INCUMBENT_SEEDS)
+    ]
+    results = iter(runs.load_or_train(jobs, title))
+    ordered = []
+    for points in ranked:
+        means = [
+            statistics.fmean(next(results)["val_loss"] for _ in range(INCUMBENT_SEEDS))
+            for _ in points[:INCUMBENTS]
+        ]
+        ordered.append([points[index] for index in np.argsort(means, kind="stable")])
+    return ordered
 
 
 def summarise(results: Results, seeds: Sequence[int]) -> dict[str, Any]:

@@ -21,8 +21,8 @@ def test_a_search_recommends_from_its_first_trials_only(strategies):
     losses = [3.0, 1.0, None, 0.5]
     trials = [strategies.Observation((number / 10,), loss) for number, loss in enumerate(losses)]
     search = strategies.Search("random", 0, None, trials)
-    assert search.recommend(3, "observed").loss == 1.0
-    assert search.recommend(4, "observed").loss == 0.5
+    assert search.rank(3, "observed") == [(0.1,), (0.0,)]
+    assert search.rank(4, "observed")[0] == (0.3,)
 
 
 @pytest.mark.slow
@@ -36,6 +36,9 @@ def test_the_benchmark_writes_a_table_for_each_budget_and_continues(
     tables = json.loads((tmp_path / "strategies.json").read_text())
     assert set(tables) == {"2", "4"}
     assert set(tables["4"]) == {"defaults", *strategies.ROWS}
+    stored = json.loads((tmp_path / "runs.json").read_text()).values()
+    incumbents = [run for run in stored if run["label"].endswith("incumbent")]
+    assert {run["overrides"][-1] for run in incumbents} == {"seed=1", "seed=2", "seed=3"}
     assert (tmp_path / "strategies.md").read_text().count("| cma-start") == 2
     runs = (tmp_path / "runs.json").read_bytes()
     assert strategies.main() == 0

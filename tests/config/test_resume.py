@@ -2,6 +2,8 @@
 
 import shlex
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -53,6 +55,29 @@ def test_ctrl_c_before_the_first_checkpoint_says_that_nothing_is_saved(tmp_path)
     _, errors = process.communicate()
     assert "it has no checkpoint yet" in errors
     assert "to start it again: python" in errors
+
+
+def test_ctrl_c_inside_a_finalizer_is_not_lost(tmp_path):
+    code = """
+import os, signal, time
+from synaptune.core.terminal import repeat_lost_interrupts
+
+class File:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+repeat_lost_interrupts()
+try:
+    File()
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, cwd=tmp_path
+    )
+    assert (ended.stdout, ended.stderr) == ("interrupted\n", "")
 
 
 def test_words_of_the_command_line_replace_the_stored_ones_of_their_name(tmp_path):

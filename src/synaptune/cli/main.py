@@ -23,12 +23,13 @@ from synaptune.cli import (
 from synaptune.cli.arguments import divert_output
 from synaptune.core.errors import run_command
 from synaptune.core.files import make_absolute
-from synaptune.core.terminal import escape_unknown_characters
+from synaptune.core.terminal import escape_unknown_characters, repeat_lost_interrupts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 2 after a user error, 130 after Ctrl-C."""
     escape_unknown_characters()
+    repeat_lost_interrupts()
     options = _parse_options(sys.argv[1:] if arguments is None else arguments)
 
     def run_checked() -> None:

@@ -41,7 +41,7 @@ from synaptune.core.errors import (
 )
 from synaptune.core.files import make_absolute
 from synaptune.core.secrets import protect_passwords
-from synaptune.core.terminal import escape_unknown_characters
+from synaptune.core.terminal import escape_unknown_characters, repeat_lost_interrupts
 from synaptune.core.text import get_first_line
 
 
@@ -88,6 +88,7 @@ def run_program(program: Callable[[], object], conf: Path, config_name: str) -> 
         config_name: its primary file.
     """
     escape_unknown_characters()
+    repeat_lost_interrupts()
     if not {"--help", "-h"}.isdisjoint(sys.argv[1:]):
         return run_command(lambda: print(format_help(conf, config_name)), disk="make room")
     full_error = os.environ.get("HYDRA_FULL_ERROR")

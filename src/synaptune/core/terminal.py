@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
+import threading
 from typing import Any
+
+_FINALIZER_TIME = 0.05  # after which the interpreter has left a finalizer [s]
 
 
 def is_terminal(stream: Any) -> bool:
@@ -20,6 +24,24 @@ def escape_unknown_characters() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def repeat_lost_interrupts() -> None:
+    """Repeat Ctrl-C that arrives inside a finalizer, where Python ignores every exception.
+
+    To be called in the main thread.
+    """
+    main_thread = threading.get_ident()
+
+    def handle(ignored: sys.UnraisableHookArgs) -> None:
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            arguments = (main_thread, signal.SIGINT)
+            threading.Timer(_FINALIZER_TIME, signal.pthread_kill, arguments).start()
+        else:
+            sys.__unraisablehook__(ignored)
+
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = handle
 
 
 def print_line(text: str, stream: Any = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,8 +26,8 @@ def read_search_space(search_space: Any) -> Space:
     if not isinstance(search_space, Mapping) or not all(map(_is_name, search_space)):
         raise user_error(
             got=f"search_space={search_space!r}",
-            expected='a dict from names to entries, such as {"x": ("uniform", 0, 1)}; the'
-            " characters of a name are printable",
+            expected='a dict from names to entries, such as {"x": ("uniform", 0, 1)}; a database'
+            " can store the names",
             do="correct it",
         )
     return make_space(_read_dimension(name, entry) for name, entry in search_space.items())
@@ -57,7 +58,8 @@ def restore_steps(space: Space, stored: Mapping[str, str]) -> Space:
 
 
 def _is_name(name: Any) -> bool:
-    return isinstance(name, str) and name != "" and name.isprintable()
+    # No database stores lone surrogates, PostgreSQL no character 0.
+    return isinstance(name, str) and name != "" and not re.search("[\0\ud800-\udfff]", name)
 
 
 def _read_dimension(name: str, entry: Any) -> Dimension:
