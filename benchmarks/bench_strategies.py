@@ -82,9 +82,9 @@ class Search:
         """Return the points of the first `budget` trials by a rule of ROWS, the best one first."""
         ended = [trial for trial in self.trials[:budget] if trial.loss is not None]
         scores: Any = [float(trial.loss or 0.0) for trial in ended]
-        posterior = fit_posterior([trial.unit for trial in ended], scores)
-        if rule != "observed" and posterior is not None:
-            scores = posterior.mean
+        if rule != "observed":
+            posterior = fit_posterior([trial.unit for trial in ended], scores)
+            scores = scores if posterior is None else posterior.mean
         return [ended[index].unit for index in np.argsort(scores, kind="stable")]
 
 
@@ -146,7 +146,7 @@ def rerun_incumbents(
     ordered = []
     for points in ranked:
         means = [
-            statistics.fmean(next(results)["val_loss"] for _ in range(INCUMBENT_SEEDS))
+            statistics.fmean(next(results).get("val_loss", np.inf) for _ in range(INCUMBENT_SEEDS))
             for _ in points[:INCUMBENTS]
         ]
         ordered.append([points[index] for index in np.argsort(means, kind="stable")])

@@ -26,8 +26,8 @@ def read_search_space(search_space: Any) -> Space:
     if not isinstance(search_space, Mapping) or not all(map(_is_name, search_space)):
         raise user_error(
             got=f"search_space={search_space!r}",
-            expected='a dict from names to entries, such as {"x": ("uniform", 0, 1)}; a database'
-            " can store the names",
+            expected='a dict from names to entries, such as {"x": ("uniform", 0, 1)}; names'
+            " have no lone surrogates and no character 0",
             do="correct it",
         )
     return make_space(_read_dimension(name, entry) for name, entry in search_space.items())

@@ -93,7 +93,7 @@ class Dimension:
         if self.weights:
             return f"weights {list(self.weights)} with a range of numbers"
         if not math.isfinite(self.high - self.low):
-            return f"range {self.low:g} to {self.high:g}"
+            return f"range {self.low:g} to {self.high:g}, not finite or too wide for a float"
         if self.low >= self.high:
             return f"low {format_number(self.low)} is not below high {format_number(self.high)}"
         if self.integer and (self.low != int(self.low) or self.high != int(self.high)):
