@@ -5,10 +5,10 @@
 
 Every optimizer gets the same problems, the same starts and the same noise. The result of a run is
 the *true* (noise-free) loss of the point that it recommends, less the lowest loss of the problem
-(of a fitted one: at its trials and 5,000 random points) [0.001 nats]. `auto` recommends the
-evaluated point of the lowest posterior mean (search/posterior.py), every other optimizer the point
-with the lowest observed loss. The tables show the median over the seeds and, in brackets, the
-quartiles.
+(of a fitted one: at its trials and 5,000 random points) [0.001 nats]. `auto` recommends by the
+score of search/posterior.py, every other optimizer the point with the lowest observed loss. Two
+rows have the points of `auto` and another rule: the lowest observed loss, the lowest posterior
+mean. The tables show the median over the seeds and, in brackets, the quartiles.
 
 Problems (losses in nats/token; the noise is that of a real study with common seeds):
 
@@ -45,8 +45,8 @@ from bench_search import PYCMA, Pycma, format_quartiles
 
 from synaptune.search.optimizers.auto import resolve_engine
 from synaptune.search.optimizers.registry import Engine, Observation, make_optimizer
-from synaptune.search.posterior import recommend
-from synaptune.search.space.space import Dimension, Space
+from synaptune.search.posterior import fit_posterior
+from synaptune.search.space.space import Dimension, Space, UnitPoint
 
 BUDGETS = (20, 40, 80, 160, 300)
 NOISE = 0.012  # of the difference of two runs with common seeds [nats/token]
@@ -56,6 +56,8 @@ DESIGNED = ("one", "three", "all", "interact", "noisy", "integers")
 PROBLEMS = (*REAL, *(f"{name}-{size}" for size in (10, 48) for name in DESIGNED))
 # `cma-start` begins at the defaults with a step of 0.2 (search.start_design=defaults).
 OPTIMIZERS = ("auto", "cma", "cma-start", "gp", "tpe", "cmaes", "qmc", "pycma", "NGOpt", "random")
+AUTO_ROWS = ("auto", "auto, observed", "auto, mean")
+ROWS = (*AUTO_ROWS, *OPTIMIZERS[1:])
 # Budgets of which the points differ, where an optimizer adapts to the budget.
 PLANS = {"auto": (80, 300), "cma": (20, 300), "NGOpt": BUDGETS, "gp": (80,), "tpe": (160,)}
 _WIDTH = 0.18  # of the bowls of the designed problems
@@ -147,6 +149,10 @@ def make_problem(name: str, seed: int) -> Problem:
     return Problem(true, 0.0, NOISE * (3.0 if kind == "noisy" else 1.0), tuple(start), bins)
 
 
+# The regret of the recommended point by row of the tables and number of evaluations.
+Regrets = dict[str, dict[int, float]]
+
+
 class Case(NamedTuple):
     """One run of an optimizer on a problem; `budget` is what the optimizer is told."""
 
@@ -155,20 +161,16 @@ class Case(NamedTuple):
     budget: int
     seed: int
 
-    def run(self) -> dict[int, float]:
-        """Run the case.
-
-        Returns:
-            The regret of the recommended point by number of evaluations.
-        """
+    def run(self) -> Regrets:
+        """Run the case and return its regrets."""
         problem = make_problem(self.problem, self.seed)
         space = problem.make_space()
         noise = np.random.default_rng([self.seed, 7])
         if self.optimizer in PYCMA:
             contestant: Any = Pycma(len(problem.start), self.seed, PYCMA[self.optimizer])
         else:
-            contestant = make_optimizer(self._make_engine(len(problem.start)), space)
-        units, losses, regrets = [], [], {}
+            contestant = make_optimizer(self._make_engine(), space)
+        units, losses, regrets = [], [], {row: {} for row in self.rows}
         while len(losses) < self.budget:
             if self.optimizer in PYCMA:
                 generation = [tuple(point) for point in contestant.ask()]
@@ -180,15 +182,27 @@ class Case(NamedTuple):
                 units.append((unit, value))
                 losses.append(loss)
                 if len(losses) in self.checkpoints:
-                    best = int(np.argmin(losses))
-                    if self.optimizer == "auto":
-                        best = recommend([unit for unit, _ in units], losses).index
-                    regrets[len(losses)] = units[best][1] - problem.minimum
+                    for row, index in self._recommend([unit for unit, _ in units], losses).items():
+                        regrets[row][len(losses)] = units[index][1] - problem.minimum
             if self.optimizer in PYCMA:
                 contestant.tell([np.array(unit) for unit in generation], observed)
             else:
                 contestant.tell(list(map(Observation, generation, observed)))
         return regrets
+
+    def _recommend(self, units: list[UnitPoint], losses: list[float]) -> dict[str, int]:
+        observed = int(np.argmin(losses))
+        if self.optimizer != "auto":
+            return {self.optimizer: observed}
+        model = fit_posterior(units, losses)
+        assert model is not None
+        best, lowest_mean = int(np.argmin(model.scores)), int(np.argmin(model.mean))
+        return dict(zip(AUTO_ROWS, (best, observed, lowest_mean), strict=True))
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows of the tables to which the run belongs."""
+        return AUTO_ROWS if self.optimizer == "auto" else (self.optimizer,)
 
     @property
     def checkpoints(self) -> tuple[int, ...]:
@@ -197,7 +211,7 @@ class Case(NamedTuple):
         shorter = max((plan for plan in plans if plan < self.budget), default=0)
         return tuple(count for count in BUDGETS if shorter < count <= self.budget)
 
-    def _make_engine(self, size: int) -> Engine:
+    def _make_engine(self) -> Engine:
         name, design = self.optimizer, "sobol" if self.optimizer in ("auto", "cma") else "defaults"
         engine = Engine(
             "cma" if name == "cma-start" else name,
@@ -206,7 +220,7 @@ class Case(NamedTuple):
             start_design=design,
             restarts=3 if design == "sobol" else 0,
         )
-        return resolve_engine(engine, size).engine
+        return resolve_engine(engine).engine
 
 
 def list_cases(options: argparse.Namespace) -> list[Case]:
@@ -220,12 +234,15 @@ def list_cases(options: argparse.Namespace) -> list[Case]:
     ]
 
 
-def run_cases(cases: Sequence[Case], file: Path | None) -> dict[Case, dict[int, float]]:
+def run_cases(cases: Sequence[Case], file: Path | None) -> dict[Case, Regrets]:
     """Run the cases whose results the file does not have, and append each result to it."""
-    results: dict[Case, dict[int, float]] = {}
+    results: dict[Case, Regrets] = {}
     if file is not None and file.exists():
         for entry in map(json.loads, file.read_text().splitlines()):
-            results[Case(*entry[0])] = {int(count): regret for count, regret in entry[1].items()}
+            results[Case(*entry[0])] = {
+                row: {int(count): regret for count, regret in regrets.items()}
+                for row, regrets in entry[1].items()
+            }
     started_at = time.perf_counter()
     for number, case in enumerate(cases, 1):
         if case in results:
@@ -241,39 +258,39 @@ def run_cases(cases: Sequence[Case], file: Path | None) -> dict[Case, dict[int, 
     return {case: results[case] for case in cases}
 
 
-def format_table(results: dict[Case, dict[int, float]], problem: str) -> str:
+def format_table(results: dict[Case, Regrets], problem: str) -> str:
     """Format the regrets on a problem as Markdown, in 0.001 nats."""
     lines = [
         f"| {problem} | " + " | ".join(map(str, BUDGETS)) + " |",
         "| --- " * (len(BUDGETS) + 1) + "|",
     ]
-    for optimizer in OPTIMIZERS:
-        cells = [_list_regrets(results, optimizer, problem, count) for count in BUDGETS]
+    for row in ROWS:
+        cells = [_list_regrets(results, row, problem, count) for count in BUDGETS]
         if any(cells):
             texts = [format_quartiles(cell) if cell else "-" for cell in cells]
-            lines.append(f"| `{optimizer}` ({max(map(len, cells))}) | " + " | ".join(texts) + " |")
+            lines.append(f"| `{row}` ({max(map(len, cells))}) | " + " | ".join(texts) + " |")
     return "\n".join(lines)
 
 
-def format_ranks(results: dict[Case, dict[int, float]], problems: Sequence[str]) -> str:
+def format_ranks(results: dict[Case, Regrets], problems: Sequence[str]) -> str:
     """Format, for each budget, the mean over all problems of the median regrets as Markdown."""
     lines = [
         "| mean over the problems | " + " | ".join(map(str, BUDGETS)) + " |",
         "| --- " * (len(BUDGETS) + 1) + "|",
     ]
-    for optimizer in OPTIMIZERS:
+    for row in ROWS:
         texts = []
         for count in BUDGETS:
-            cells = [_list_regrets(results, optimizer, name, count) for name in problems]
+            cells = [_list_regrets(results, row, name, count) for name in problems]
             texts.append(
                 f"{np.mean([np.median(cell) for cell in cells]):.1f}" if all(cells) else "-"
             )
         if any(text != "-" for text in texts):
-            lines.append(f"| `{optimizer}` | " + " | ".join(texts) + " |")
+            lines.append(f"| `{row}` | " + " | ".join(texts) + " |")
     return "\n".join(lines)
 
 
-def format_differences(results: dict[Case, dict[int, float]], problems: Sequence[str]) -> str:
+def format_differences(results: dict[Case, Regrets], problems: Sequence[str]) -> str:
     """Format the paired differences of `auto` to the others as Markdown, in 0.001 nats.
 
     Each is the mean over the problems, with a 95 % t-interval over them.
@@ -284,11 +301,11 @@ def format_differences(results: dict[Case, dict[int, float]], problems: Sequence
         "| `auto` less | " + " | ".join(map(str, BUDGETS)) + " |",
         "| --- " * (len(BUDGETS) + 1) + "|",
     ]
-    for optimizer in OPTIMIZERS[1:]:
+    for row in ROWS[1:]:
         texts = []
         for count in BUDGETS:
             pairs = [
-                [_list_regrets(results, each, name, count) for each in ("auto", optimizer)]
+                [_list_regrets(results, each, name, count) for each in ("auto", row)]
                 for name in problems
             ]
             if len(problems) < 2 or not all(map(all, pairs)):
@@ -298,17 +315,15 @@ def format_differences(results: dict[Case, dict[int, float]], problems: Sequence
             mean, error = np.mean(means), stats.sem(means) * stats.t.ppf(0.975, len(means) - 1)
             texts.append(f"{mean:+.1f} ({mean - error:+.1f} to {mean + error:+.1f})")
         if any(text != "-" for text in texts):
-            lines.append(f"| `{optimizer}` | " + " | ".join(texts) + " |")
+            lines.append(f"| `{row}` | " + " | ".join(texts) + " |")
     return "\n".join(lines)
 
 
-def _list_regrets(
-    results: dict[Case, dict[int, float]], optimizer: str, problem: str, count: int
-) -> list[float]:
+def _list_regrets(results: dict[Case, Regrets], row: str, problem: str, count: int) -> list[float]:
     return [
-        1000.0 * regrets[count]
+        1000.0 * regrets[row][count]
         for case, regrets in results.items()
-        if case[:2] == (optimizer, problem) and count in regrets
+        if case.problem == problem and count in regrets.get(row, {})
     ]
 
 

@@ -94,7 +94,6 @@ class SynaptuneOptimizer:
         config = SearchConfig(start_design="defaults", restarts=0)
         engine, _ = plan_engine(
             config if name == "cma-start" else SearchConfig(),
-            dimensions=dimension,
             optimizer=name.removesuffix("-start"),
             seed=seed,
             workers=1,

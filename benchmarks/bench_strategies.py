@@ -5,10 +5,10 @@
 
 Each strategy searches on each seed, that of its training too, and sees the validation loss. After
 each budget the point that it recommends is trained on fresh seeds and scored on the test split.
-`auto` and `random, model` recommend by posterior mean, `random` and `cma-start` the lowest loss;
-`random, model` has the runs of `random`. `auto, incumbents` trains the five points of `auto` with
-the lowest posterior means on three more seeds and recommends the best of them. `cma-start` is `cma`
-from the defaults with a step of 0.2.
+`auto` and `random, model` recommend by the score of search/posterior.py, `random` and `cma-start`
+the lowest loss; `random, model` has the runs of `random`. `auto, incumbents` trains the five points
+of `auto` with the lowest scores on three more seeds and recommends the best of them. `cma-start` is
+`cma` from the defaults with a step of 0.2.
 All searches advance together, so that both processes are busy. The table of a budget is written
 when it is complete, beside all finished runs: the same command continues an interrupted benchmark.
 """
@@ -84,7 +84,7 @@ class Search:
         scores: Any = [float(trial.loss or 0.0) for trial in ended]
         if rule != "observed":
             posterior = fit_posterior([trial.unit for trial in ended], scores)
-            scores = scores if posterior is None else posterior.mean
+            scores = scores if posterior is None else posterior.scores
         return [ended[index].unit for index in np.argsort(scores, kind="stable")]
 
 

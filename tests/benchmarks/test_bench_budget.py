@@ -35,10 +35,18 @@ def test_no_point_is_below_the_minimum_and_only_so_many_coordinates_matter(name)
 
 
 def test_a_run_is_judged_at_each_budget_by_the_true_loss():
-    regrets = bench.Case("random", "three-10", 300, 0).run()
+    rows = bench.Case("random", "three-10", 300, 0).run()
+    regrets = rows["random"]
     assert list(regrets) == [20, 40, 80, 160, 300]
     assert all(0.0 <= regret < 0.21 for regret in regrets.values())
-    assert bench.Case("random", "three-10", 300, 0).run() == regrets
+    assert bench.Case("random", "three-10", 300, 0).run() == rows
+
+
+def test_auto_is_judged_by_each_rule_on_the_same_points():
+    rows = bench.Case("auto", "noisy-10", 80, 0).run()
+    assert list(rows) == ["auto", "auto, observed", "auto, mean"]
+    assert all(list(regrets) == [20, 40, 80] for regrets in rows.values())
+    assert rows["auto, observed"] != rows["auto, mean"]
 
 
 def test_a_model_of_a_real_study_has_its_noise_and_its_start():

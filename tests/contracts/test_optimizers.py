@@ -213,8 +213,6 @@ def test_population_and_step_are_settable_and_checked():
     ("settings", "chosen"),
     [
         ({"budget": 40}, "gp"),
-        ({"budget": 40, "dimensions": 20}, "gp"),
-        ({"budget": 40, "dimensions": 21}, "cma"),
         ({"budget": 100}, "gp"),
         ({"budget": 101}, "cma"),
         ({"budget": None}, "cma"),
@@ -222,12 +220,10 @@ def test_population_and_step_are_settable_and_checked():
     ],
 )
 def test_auto_chooses_by_budget_and_workers_and_says_why(settings, chosen):
-    settings = dict(settings)
-    dimensions = settings.pop("dimensions", 10)
-    engine, reason = resolve_engine(Engine("auto", 3, **settings), dimensions)
+    engine, reason = resolve_engine(Engine("auto", 3, **settings))
     assert (engine.name, engine.seed, engine.budget) == (chosen, 3, settings["budget"])
     assert reason.startswith(f"auto: {chosen} for ")
-    assert resolve_engine(engine, dimensions) == (engine, "")
+    assert resolve_engine(engine) == (engine, "")
 
 
 @pytest.mark.parametrize("dimension", [1, 5])

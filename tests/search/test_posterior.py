@@ -15,7 +15,7 @@ def make_search(seed, *, count=40, noise=0.03, size=6):
     return units, true, losses
 
 
-def test_the_posterior_mean_recommends_a_better_point_than_the_luckiest_loss():
+def test_the_recommended_point_is_better_than_the_luckiest_loss():
     regrets = []
     for seed in range(12):
         units, true, losses = make_search(seed)
@@ -48,3 +48,10 @@ def test_few_points_or_equal_losses_are_no_model_and_no_error():
 def test_the_same_search_gives_the_same_recommendation():
     units, _, losses = make_search(4)
     assert recommend(units, losses) == recommend(units, losses)
+
+
+def test_an_uncertain_point_has_to_be_better_than_a_certain_one():
+    units, _, losses = make_search(5)
+    posterior = fit_posterior(units, losses)
+    assert posterior.scores == pytest.approx(posterior.mean + 2 * posterior.deviation)
+    assert recommend(units, losses).index == np.argmin(posterior.scores)

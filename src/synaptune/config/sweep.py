@@ -173,7 +173,6 @@ def read_request(request: SweepRequest) -> Sweep:
     optimizer = "grid" if space.is_point else optim.optimizer
     engine, _ = plan_engine(
         search,
-        dimensions=len(space.dimensions),
         optimizer=optimizer,
         seed=seed,
         workers=slots,

@@ -83,7 +83,7 @@ def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[st
             composed.location,
             lambda workers: plan_runs(config, base, space, workers=workers),
         )
-    open_study = _make_opener(base, config, searched=MAX_CHOSEN if is_screened else None)
+    open_study = _make_opener(base, config)
     with open_study(composed.location, space) as protocol:
         for dimension in space.dimensions:
             if not dimension.contains(value := OmegaConf.select(base, dimension.name)):
@@ -107,7 +107,7 @@ def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[st
 OpenStudy = Callable[..., AbstractContextManager[Protocol]]
 
 
-def _make_opener(base: DictConfig, config: Phase1Config, *, searched: int | None) -> OpenStudy:
+def _make_opener(base: DictConfig, config: Phase1Config) -> OpenStudy:
     """Return a function that opens a study of the protocol.
 
     It takes the location, the space, and the distance of the seed of the search from `seed`.
@@ -125,7 +125,6 @@ def _make_opener(base: DictConfig, config: Phase1Config, *, searched: int | None
             optimizer=config.optimizer,
             budget=config.budget,
             seeds=range(first_seed, first_seed + config.seeds),
-            searched=searched,
             search_seed=search_seed,
             settings={"protocol": "phase1"} | settings,
         )

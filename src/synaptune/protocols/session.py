@@ -56,7 +56,6 @@ def open_protocol(
     budget: int,
     seeds: Sequence[int],
     settings: Mapping[str, Any],
-    searched: int | None = None,
     search_seed: int = 0,
 ) -> Iterator[Protocol]:
     """Open the study of a protocol and its workers, and close both at the end of the block.
@@ -69,7 +68,6 @@ def open_protocol(
         budget: evaluations of the search.
         seeds: fresh seeds of the validation.
         settings: what identifies the search in the study beside the optimizer.
-        searched: largest number of parameters of a search; None means all of the space.
         search_seed: distance of the seed of the optimizer from `seed`.
 
     Raises:
@@ -91,7 +89,6 @@ def open_protocol(
     plan.check()
     engine, reason = plan_engine(
         read_group(base, "search", SearchConfig),
-        dimensions=searched or len(space.dimensions),
         optimizer=optimizer,
         seed=int(base.seed) + search_seed,
         workers=workers.slots,

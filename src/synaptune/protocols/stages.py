@@ -332,9 +332,8 @@ def rerun_incumbents(protocol: Protocol, trials: Sequence[Trial]) -> Trial | Non
 def choose_trial(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
     """Return the trial of a search that is validated; None when none is complete.
 
-    It is the one of the best posterior mean (search/posterior.py), or with `search.incumbents` the
-    best of these on more seeds. The choice is stored in the study and made once for a set of
-    trials.
+    It is the recommended one (search/posterior.py), or with `search.incumbents` the best on more
+    seeds. The choice is stored in the study and made once for a set of trials.
     """
     best = find_best_trial(protocol, trials)
     ranked = [trial for trial in trials if trial.objective is not None and not is_partial(trial)]
@@ -365,9 +364,9 @@ def choose_trial(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
         if choice["trial"] != best.number:
             observed = f"trial {best.number} the best objective, {best.objective:.4f}"
         print_message(
-            f"recommended: trial {choice['trial']} has the best posterior mean,"
-            f" {choice['mean']:.4f} ± {choice['deviation']:.4f} (noise {choice['noise']:.4f}),"
-            f" {observed}"
+            f"recommended: trial {choice['trial']} has the best score of a model of all trials"
+            f" (posterior mean {choice['mean']:.4f} ± {choice['deviation']:.4f}, noise"
+            f" {choice['noise']:.4f}), {observed}"
         )
     return next(trial for trial in ranked if trial.number == choice["trial"])
 

@@ -38,7 +38,7 @@ class SearchConfig:
         incumbents: number of best points that a protocol runs again on other seeds before it
             chooses one of them; 0 means that it takes the best point of the search.
         recommend: which point of its search a protocol validates: `posterior` the one of the best
-            posterior mean (posterior.py), `observed` the one of the best objective.
+            score of a model of all trials (posterior.py), `observed` that of the best objective.
         start_design: first points of `cma`, `gp` and `auto`: `sobol` spreads them over the space,
             `defaults` begins at the configured values.
         step: first standard deviation of `cma` with the design `defaults` [unit range].

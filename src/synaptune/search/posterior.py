@@ -3,11 +3,15 @@
     y(u) = f(u) + e,   f ~ GP(0, s^2 k),   e ~ N(0, v)                                      (1)
     k(u, w) = (1 + r + r^2/3) exp(-r),   r^2 = 5 sum_i ((u_i - w_i) / l_i)^2                (2)
     ln l_i ~ N(sqrt 2 + ln(n) / 2, 3),   ln v ~ N(-2, 1),   ln s^2 ~ N(0, 1)                (3)
+    score_j = m_j + 2 s_j                                                                   (4)
 
 The losses are standardised. The hyperparameters maximise the posterior density. The lowest of many
-noisy losses owes a part of its value to chance; the posterior mean of f at the points corrects it.
+noisy losses owes a part of its value to chance; the posterior mean m of f at the points corrects
+it. With few points the lowest mean is often a guess, so that the score counts the posterior
+deviation s of f as a loss.
 Source: (2) Matern, nu = 5/2; (3) Hvarfner, Hellsten and Nardi 2024, arXiv:2402.02229, eq. (8) for
-the lengths; noise and scale chosen: the losses have unit variance, of which a tenth is often noise.
+the lengths; noise and scale chosen: the losses have unit variance, of which a tenth is often noise;
+(4) chosen by `make bench-budget` (docs/results.md, Small budgets).
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ _MAX_POINTS = 400  # the cost grows with the cube; chosen: a fit of some seconds
 # Largest loss above the median, as a multiple of the distance from the median to the best: a run
 # that diverged would flatten the rest.
 _MAX_RATIO = 3.0
+_DEVIATIONS = 2.0  # of eq. (4)
 
 
 class Posterior(NamedTuple):
@@ -41,6 +46,11 @@ class Posterior(NamedTuple):
     mean: NDArray[Any]
     deviation: NDArray[Any]
     noise: float
+
+    @property
+    def scores(self) -> NDArray[Any]:
+        """Eq. (4) at the points; the lowest score is that of the best point."""
+        return self.mean + _DEVIATIONS * self.deviation
 
 
 def fit_posterior(units: Sequence[UnitPoint], losses: Sequence[float]) -> Posterior | None:
@@ -60,7 +70,7 @@ def fit_posterior(units: Sequence[UnitPoint], losses: Sequence[float]) -> Poster
 
 
 class Recommendation(NamedTuple):
-    """The point of the lowest posterior mean among the evaluated ones.
+    """The point of the lowest score among the evaluated ones.
 
     Attributes:
         index: of the point.
@@ -81,7 +91,7 @@ def recommend(units: Sequence[UnitPoint], losses: Sequence[float]) -> Recommenda
     if posterior is None:
         index = int(np.argmin(losses))
         return Recommendation(index, losses[index])
-    index = int(np.argmin(posterior.mean))
+    index = int(np.argmin(posterior.scores))
     return Recommendation(
         index, float(posterior.mean[index]), float(posterior.deviation[index]), posterior.noise
     )

@@ -238,7 +238,7 @@ class TrialManager:
         added = None if n_trials is None else read_integer("n_trials", n_trials, least=1)
         space = self._restore_space(read_search_space(search_space))
         self._additions.check(space)
-        engine = self._make_engine(space, added)
+        engine = self._make_engine(added)
         make_optimizer(engine, space)  # refuses an unusable name before there is a study
         workers = make_workers(
             self._workers, self._trial, CallableEvaluation(objective), self._location.folder
@@ -258,7 +258,7 @@ class TrialManager:
         ranges = {name: stored.get(f"{schema.RANGE_PREFIX}{name}", "") for name in space.names}
         return restore_steps(space, ranges)
 
-    def _make_engine(self, space: Space, added: int | None) -> Engine:
+    def _make_engine(self, added: int | None) -> Engine:
         budget = added or self._plan.budget
         if budget is None and self._sampler != "grid":
             raise user_error(
@@ -269,7 +269,6 @@ class TrialManager:
         seed = random.SystemRandom().randrange(SEED_MODULUS) if self._seed is None else self._seed
         return plan_engine(
             SearchConfig(),
-            dimensions=len(space.dimensions),
             optimizer=self._sampler,
             seed=seed,
             workers=self._workers.slots,

@@ -40,7 +40,7 @@ SEARCH, BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE = (
 TEST = "test"  # phase of an image study: its best on fresh seeds with the test split
 # Phases of phase 2; the first is also the note with the decisions of the gates.
 GATES, JOINT = ("gates", schema.JOINT)
-RECOMMENDED = "recommended"  # note: trial of each phase with the best posterior mean
+RECOMMENDED = "recommended"  # note: trial of each phase that search.recommend=posterior chose
 REPEATS = "repeats"  # note: the spread of repeated searches (analysis/repeats.py)
 REGIMES = "regimes"  # note: gains of the mechanisms in their tasks (analysis/regimes.py)
 # The phase of a screening, and the note with its result.

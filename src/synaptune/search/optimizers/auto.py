@@ -1,9 +1,8 @@
-"""`auto`: the choice of an optimizer by budget, dimensions and workers.
+"""`auto`: the choice of an optimizer by budget and workers.
 
 A Gaussian process (`gp`) wins the most from each evaluation. Its time for a proposal grows with
-the number of trials, and its lead shrinks. Above _GP_BUDGET evaluations or _GP_DIMENSIONS
-parameters, or with so many concurrent trials that it would learn only a few times, `cma` is the
-choice.
+the number of trials, and its lead shrinks. Above _GP_BUDGET evaluations, or with so many concurrent
+trials that it would learn only a few times, `cma` is the choice.
 Source: chosen by `make bench-budget` (docs/results.md, Small budgets).
 """
 
@@ -18,7 +17,6 @@ from synaptune.search.optimizers.base import Engine
 
 AUTO = "auto"
 _GP_BUDGET = 100  # largest number of evaluations of a Gaussian process
-_GP_DIMENSIONS = 20  # largest number of parameters of a Gaussian process
 _MIN_ROUNDS = 4  # least number of times that an optimizer has to learn
 
 
@@ -32,7 +30,6 @@ class ResolvedEngine(NamedTuple):
 def plan_engine(
     config: SearchConfig,
     *,
-    dimensions: int,
     optimizer: str,
     seed: int,
     workers: int,
@@ -40,10 +37,7 @@ def plan_engine(
     noisy: bool = True,
     grid_points: int = 3,
 ) -> ResolvedEngine:
-    """Return the engine of a new search; the attributes of `Engine` explain the arguments.
-
-    `dimensions` is the number of searched parameters.
-    """
+    """Return the engine of a new search; the attributes of `Engine` explain the arguments."""
     engine = Engine(
         optimizer,
         seed,
@@ -58,10 +52,10 @@ def plan_engine(
         slices=config.slices,
         copy_weights=config.copy_weights,
     )
-    return resolve_engine(engine, dimensions)
+    return resolve_engine(engine)
 
 
-def resolve_engine(engine: Engine, dimensions: int) -> ResolvedEngine:
+def resolve_engine(engine: Engine) -> ResolvedEngine:
     """Replace `auto` by the optimizer for the plan; leave any other engine alone."""
     if engine.name != AUTO:
         return ResolvedEngine(engine, "")
@@ -71,10 +65,7 @@ def resolve_engine(engine: Engine, dimensions: int) -> ResolvedEngine:
         case += f", {engine.workers} at a time"
     planned = math.inf if budget is None else budget
     is_short = planned <= _GP_BUDGET
-    if is_short and dimensions > _GP_DIMENSIONS:
-        case += f" of {dimensions} parameters"
-        chosen, why = "cma", "a Gaussian process needs more evaluations in so many dimensions"
-    elif is_short and planned >= _MIN_ROUNDS * engine.workers:
+    if is_short and planned >= _MIN_ROUNDS * engine.workers:
         chosen, why = "gp", "a Gaussian process learns most from few evaluations"
     elif is_short:
         chosen, why = "cma", "a Gaussian process would learn too seldom"

@@ -42,7 +42,7 @@ def make_optimizer(engine: Engine, space: Space, prior: Sequence[Observation] = 
         UserError: the name is unknown, or the optimizer cannot be created.
     """
     check_engine(engine)
-    engine = resolve_engine(engine, len(space.dimensions)).engine
+    engine = resolve_engine(engine).engine
     if engine.name == "grid":
         return GridOptimizer(
             [dimension.make_grid(engine.grid_points) for dimension in space.dimensions],
