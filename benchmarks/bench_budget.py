@@ -14,6 +14,8 @@ Problems (losses in nats/token; the noise is that of a real study with common se
 
     real-gp      a Gaussian process fitted to a real study of 300 trials over ten parameters
     real-forest  a random forest fitted to the same study
+    stdlib-gp, tinyshakespeare-gp
+                 Gaussian processes fitted to the 717 trials of bench_strategies.py on a text
     one, three   designed: 1 or 3 of the coordinates matter
     all          designed: every coordinate matters a little
     interact     designed: two coordinates act through their sum, a third one alone
@@ -42,7 +44,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from bench_search import PYCMA, Pycma, format_quartiles
+from runs import compose_config
 
+from synaptune.config.search_space import read_dimensions
 from synaptune.search.optimizers.auto import resolve_engine
 from synaptune.search.optimizers.registry import Engine, Observation, make_optimizer
 from synaptune.search.posterior import fit_posterior
@@ -51,7 +55,13 @@ from synaptune.search.space.space import Dimension, Space, UnitPoint
 BUDGETS = (20, 40, 80, 160, 300)
 NOISE = 0.012  # of the difference of two runs with common seeds [nats/token]
 DATA = Path(__file__).parent / "data"
-REAL = {"real-gp": "shakespeare", "real-forest": "shakespeare"}
+REAL = {
+    "real-gp": "shakespeare.csv",
+    "real-forest": "shakespeare.csv",
+    "stdlib-gp": "strategies-stdlib",
+    "tinyshakespeare-gp": "strategies-tinyshakespeare",
+}
+STRATEGIES = [f"{name} {seed}" for name in ("auto", "cma-start", "random") for seed in range(3)]
 DESIGNED = ("one", "three", "all", "interact", "noisy", "integers")
 PROBLEMS = (*REAL, *(f"{name}-{size}" for size in (10, 48) for name in DESIGNED))
 # `cma-start` begins at the defaults with a step of 0.2 (search.start_design=defaults).
@@ -92,6 +102,23 @@ class Problem(NamedTuple):
         )
 
 
+def read_trials(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read the losses and unit coordinates of the trials of benchmarks/data/NAME."""
+    if name.endswith(".csv"):
+        with (DATA / name).open() as file:
+            rows = np.array([[float(cell) for cell in row] for row in list(csv.reader(file))[1:]])
+        return rows[:, 0], rows[:, 1:]
+    space = Space(tuple(read_dimensions(compose_config(["search_space=phase1"]))))
+    runs = json.loads((DATA / name / "runs.json").read_text()).values()
+    # The other runs have fresh seeds or are incumbents.
+    trials = [run for run in runs if run["label"] in STRATEGIES]
+    units = []
+    for trial in trials:
+        values = dict(word.split("=", 1) for word in trial["overrides"])
+        units.append([axis.to_unit(float(values[axis.name])) for axis in space.dimensions])
+    return np.array([trial["val_loss"] for trial in trials]), np.array(units)
+
+
 @functools.cache
 def fit_real(name: str) -> Problem:
     """Fit the model of a real study."""
@@ -99,9 +126,7 @@ def fit_real(name: str) -> Problem:
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-    with (DATA / f"{REAL[name]}.csv").open() as file:
-        rows = np.array([[float(cell) for cell in row] for row in list(csv.reader(file))[1:]])
-    losses, units = rows[:, 0], rows[:, 1:]
+    losses, units = read_trials(REAL[name])
     size = units.shape[1]
     if name.endswith("forest"):
         model: Any = RandomForestRegressor(100, min_samples_leaf=2, random_state=0)

@@ -49,6 +49,15 @@ def test_auto_is_judged_by_each_rule_on_the_same_points():
     assert rows["auto, observed"] != rows["auto, mean"]
 
 
+@pytest.mark.parametrize("text", ["stdlib", "tinyshakespeare"])
+def test_the_trials_of_the_strategies_begin_with_the_defaults_and_hold_better_points(text):
+    losses, units = bench.read_trials(f"strategies-{text}")
+    assert units.shape == (len(losses), 10)
+    assert len(losses) == 717
+    assert ((units >= 0.0) & (units <= 1.0)).all()
+    assert losses.min() < losses[0] - 0.05
+
+
 def test_a_model_of_a_real_study_has_its_noise_and_its_start():
     problem = bench.make_problem("real-forest", 0)
     assert problem.true(np.array(problem.start)) - problem.minimum > 0.1
