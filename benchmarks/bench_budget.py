@@ -69,7 +69,7 @@ OPTIMIZERS = ("auto", "cma", "cma-start", "gp", "tpe", "cmaes", "qmc", "pycma", 
 AUTO_ROWS = ("auto", "auto, observed", "auto, mean")
 ROWS = (*AUTO_ROWS, *OPTIMIZERS[1:])
 # Budgets of which the points differ, where an optimizer adapts to the budget.
-PLANS = {"auto": (80, 300), "cma": (20, 300), "NGOpt": BUDGETS, "gp": (80,), "tpe": (160,)}
+PLANS = {"auto": (160, 300), "cma": (20, 300), "NGOpt": BUDGETS, "gp": (80,), "tpe": (160,)}
 _WIDTH = 0.18  # of the bowls of the designed problems
 
 

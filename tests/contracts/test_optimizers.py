@@ -213,8 +213,8 @@ def test_population_and_step_are_settable_and_checked():
     ("settings", "chosen"),
     [
         ({"budget": 40}, "gp"),
-        ({"budget": 100}, "gp"),
-        ({"budget": 101}, "cma"),
+        ({"budget": 200}, "gp"),
+        ({"budget": 201}, "cma"),
         ({"budget": None}, "cma"),
         ({"budget": 40, "workers": 16}, "cma"),
     ],

@@ -16,7 +16,7 @@ from synaptune.search.config import SearchConfig
 from synaptune.search.optimizers.base import Engine
 
 AUTO = "auto"
-_GP_BUDGET = 100  # largest number of evaluations of a Gaussian process
+_GP_BUDGET = 200  # largest number of evaluations of a Gaussian process
 _MIN_ROUNDS = 4  # least number of times that an optimizer has to learn
 
 
