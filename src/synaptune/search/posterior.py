@@ -3,12 +3,13 @@
     y(u) = f(u) + e,   f ~ GP(0, s^2 k),   e ~ N(0, v)                                      (1)
     k(u, w) = (1 + r + r^2/3) exp(-r),   r^2 = 5 sum_i ((u_i - w_i) / l_i)^2                (2)
     ln l_i ~ N(sqrt 2 + ln(n) / 2, 3),   ln v ~ N(-2, 1),   ln s^2 ~ N(0, 1)                (3)
-    score_j = m_j + 2 s_j                                                                   (4)
+    score_j = (1 - w) (m_j + 2 s_j) + w y_j,   w = 1/8                                      (4)
 
 The losses are standardised. The hyperparameters maximise the posterior density. The lowest of many
 noisy losses owes a part of its value to chance; the posterior mean m of f at the points corrects
-it. With few points the lowest mean is often a guess, so that the score counts the posterior
-deviation s of f as a loss.
+it. With few points the lowest mean is often a guess, and the model smooths too much: the score
+counts the posterior deviation s of f as a loss, and a part w of what the model leaves unexplained
+as real.
 Source: (2) Matern, nu = 5/2; (3) Hvarfner, Hellsten and Nardi 2024, arXiv:2402.02229, eq. (8) for
 the lengths; noise and scale chosen: the losses have unit variance, of which a tenth is often noise;
 (4) chosen by `make bench-budget` (docs/results.md, Small budgets).
@@ -31,7 +32,7 @@ _MAX_POINTS = 400  # the cost grows with the cube; chosen: a fit of some seconds
 # Largest loss above the median, as a multiple of the distance from the median to the best: a run
 # that diverged would flatten the rest.
 _MAX_RATIO = 3.0
-_DEVIATIONS = 2.0  # of eq. (4)
+_DEVIATIONS, _SHARE = 2.0, 0.125  # of eq. (4)
 
 
 class Posterior(NamedTuple):
@@ -41,16 +42,13 @@ class Posterior(NamedTuple):
         mean: posterior mean of f, in the unit of the losses.
         deviation: posterior standard deviation of f.
         noise: standard deviation of the noise.
+        scores: eq. (4); the lowest is that of the best point.
     """
 
     mean: NDArray[Any]
     deviation: NDArray[Any]
     noise: float
-
-    @property
-    def scores(self) -> NDArray[Any]:
-        """Eq. (4) at the points; the lowest score is that of the best point."""
-        return self.mean + _DEVIATIONS * self.deviation
+    scores: NDArray[Any]
 
 
 def fit_posterior(units: Sequence[UnitPoint], losses: Sequence[float]) -> Posterior | None:
@@ -66,7 +64,9 @@ def fit_posterior(units: Sequence[UnitPoint], losses: Sequence[float]) -> Poster
     noise = math.sqrt(model.kernel_.k2.noise_level)
     model.kernel_.k2.noise_level = 1e-10  # predictions of f, not of y
     mean, deviation = model.predict(points, return_std=True)
-    return Posterior(centre + scale * mean, scale * deviation, scale * noise)
+    mean, deviation = centre + scale * mean, scale * deviation
+    scores = (1.0 - _SHARE) * (mean + _DEVIATIONS * deviation) + _SHARE * values
+    return Posterior(mean, deviation, scale * noise, scores)
 
 
 class Recommendation(NamedTuple):
