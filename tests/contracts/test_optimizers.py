@@ -233,6 +233,15 @@ def test_cma_finds_the_bottom_of_a_bowl(dimension):
     assert min(map(bowl, points)) < 1e-6
 
 
+@pytest.mark.parametrize("start", [4, 500])
+@pytest.mark.parametrize("design", ["sobol", "defaults"])
+def test_cma_starts_in_a_narrow_bin_at_the_end_of_a_range(start, design):
+    narrow = Dimension("interval", "log", 4, 500, integer=True, start=start)
+    space = Space((narrow, Dimension("x", "lin", 0.0, 1.0)))
+    points = run(make_optimizer(Engine("cma", 0, start_design=design), space), 8)
+    assert len({space.to_values(unit)["interval"] for unit in points}) > 3
+
+
 def test_cma_keeps_reaching_the_neighbours_of_an_integer():
     space = Space((Dimension("n", "lin", 1, 8, integer=True), Dimension("x", "lin", 0.0, 1.0)))
     points = run(

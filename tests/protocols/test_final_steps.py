@@ -1,4 +1,4 @@
-"""Phase 1 with longer runs in its validation, killed in one of them and continued."""
+"""Both phases with longer runs in their validation; the first is killed in one and continued."""
 
 import json
 import signal
@@ -10,20 +10,33 @@ from helpers import processes
 from synaptune.analysis.ablation import compute_ablation
 from synaptune.study.reader import find_study
 
-COMMAND = [
-    "-m",
-    "synaptune.cli.main",
-    "phase1",
+COMMON = [
     "protocol.final_steps=12",
-    "protocol.budget=3",
     "protocol.seeds=2",
-    "protocol.screen=false",
-    "search_space.parameters=[synapse.calcium.tau_c,synapse.vesicles.tau_rrp]",
     "scale=smoke",
     "training.steps=6",
     "model.width=16",
     "workers.count=1",
     "logger.wandb=off",
+]
+COMMAND = [
+    "-m",
+    "synaptune.cli.main",
+    "phase1",
+    *COMMON,
+    "protocol.budget=3",
+    "protocol.screen=false",
+    "search_space.parameters=[synapse.calcium.tau_c,synapse.vesicles.tau_rrp]",
+]
+SECOND = [
+    "-m",
+    "synaptune.cli.main",
+    "phase2",
+    *COMMON,
+    "protocol.budget=2",
+    "protocol.group_budget=2",
+    "protocol.gate_seeds=2",
+    "protocol.go_on=true",
 ]
 
 
@@ -57,4 +70,11 @@ def test_a_validation_of_longer_runs_killed_in_one_goes_on_to_the_same_end(tmp_p
     assert [row.reverted.count for row in compute_ablation(study)] == [2, 2]
     assert read_steps(folder, validation[0].number) == 12
     assert read_steps(folder, 0) == 6
+    assert {side["reproduced"] for side in study.notes["portraits"].values()} == {True}
+    ended = processes.run(SECOND, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    study = find_study(str(tmp_path / "outputs/studies/phase2"))
+    validation = study.get_phase_trials("validation")
+    assert [trial.facts["run_steps"] for trial in validation] == [12] * 4
+    assert all("run_steps" not in trial.facts for trial in study.get_phase_trials("joint"))
     assert {side["reproduced"] for side in study.notes["portraits"].values()} == {True}

@@ -60,6 +60,16 @@ def test_another_search_than_over_all_parameters_is_refused(word):
         phase2.compose_phase2(["scale=smoke", word])
 
 
+def test_a_plan_counts_the_longer_runs_of_the_validation():
+    composed = phase2.compose_phase2(["scale=smoke", "protocol.final_steps=48"])
+    config, space = phase2.read_config(composed), phase2.build_space(composed)
+    plan = phase2.plan_runs(config, composed.base, space)
+    assert {runs.name: runs.length for runs in plan if runs.length != 1.0} == {
+        "validation": 2.0,
+        "inspection": 2.0,
+    }
+
+
 def test_the_study_may_be_named_on_the_command_line():
     assert phase2.compose_phase2(["scale=smoke"]).location.name == "phase2"
     assert phase2.compose_phase2(["scale=smoke", "study.name=mine"]).location.name == "mine"

@@ -169,7 +169,8 @@ def _plan_protocol(
     if options.plan == "phase2":
         composed = phase2.compose_phase2(options.overrides)
         config, space = phase2.read_config(composed), phase2.build_space(composed)
-        return composed, config, space, phase2.plan_runs(config, space, workers=options.devices)
+        plan = phase2.plan_runs(config, composed.base, space, workers=options.devices)
+        return composed, config, space, plan
     overrides = ["search_space=all"] if options.plan == "all48" else []
     composed = phase1.compose_phase1([*overrides, *options.overrides])
     config, space = phase1.read_config(composed), phase1.build_space(composed)

@@ -41,12 +41,11 @@ from synaptune.protocols.config import (
 )
 from synaptune.protocols.estimate import estimate_protocol
 from synaptune.protocols.final_report import write_final_report
-from synaptune.protocols.protocol import FINAL_STEPS, Protocol, print_message
+from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.sanity import TRYOUT_STEPS
 from synaptune.protocols.session import reopen_protocol
 from synaptune.protocols.stages import run_points
 from synaptune.search.space.space import UnitPoint
-from synaptune.study.database.keys import RUN_STEPS
 from synaptune.study.location import StudyLocation
 from synaptune.study.reader import (
     ABLATION,
@@ -266,9 +265,7 @@ def _run_ablation(protocol: Protocol, endpoints: Endpoints) -> None:
 
 def _run_points(protocol: Protocol, points: Sequence[tuple[UnitPoint, int]]) -> None:
     """Run points as the validation ran its own, so that they form pairs."""
-    steps = protocol.study.configuration.get(FINAL_STEPS)
-    facts: dict[str, Any] = {} if steps is None else {RUN_STEPS: steps}
-    ledger = protocol.make_ledger(ABLATION, **facts)
+    ledger = protocol.make_ledger(ABLATION, **protocol.final_length)
     for trial in run_points(protocol, ledger, points, label="ablation run", test=True):
         if trial.state != "complete":
             print_message(

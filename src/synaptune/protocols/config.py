@@ -63,6 +63,7 @@ class Phase2Config:
     go_on: bool = MISSING
     dry_run: bool = MISSING
     report: bool = MISSING
+    final_steps: int | None = MISSING
     groups: dict[str, list[str]] = MISSING
 
 

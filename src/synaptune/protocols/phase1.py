@@ -113,7 +113,6 @@ def _make_opener(base: DictConfig, config: Phase1Config) -> OpenStudy:
     It takes the location, the space, and the distance of the seed of the search from `seed`.
     """
     first_seed = int(base.seed) + SEED_OFFSETS["phase1"]
-    settings = {} if config.final_steps is None else {"final_steps": config.final_steps}
 
     def open_study(
         location: StudyLocation, space: Space, search_seed: int = 0
@@ -126,7 +125,8 @@ def _make_opener(base: DictConfig, config: Phase1Config) -> OpenStudy:
             budget=config.budget,
             seeds=range(first_seed, first_seed + config.seeds),
             search_seed=search_seed,
-            settings={"protocol": "phase1"} | settings,
+            settings={"protocol": "phase1"},
+            final_steps=config.final_steps,
         )
 
     return open_study
@@ -321,7 +321,7 @@ def _run_stages(
         trials = run_search(protocol, ledger, protocol.plan, prior=prior)
     best, fixed = choose_trial(protocol, trials) or baseline, read_fixed_values(protocol.base)
     write_best(folder / "best.yaml", name, best, fixed)
-    pairs = run_validation(protocol, baseline.unit, best.unit, steps=config.final_steps)
+    pairs = run_validation(protocol, baseline.unit, best.unit)
 
     def summarise(ablation: Sequence[AblationRow]) -> dict[str, Any]:
         evidence = read_evidence(protocol)

@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from synaptune.analysis.compare import compute_improvement
 from synaptune.analysis.cost import PlannedRuns
@@ -76,7 +76,7 @@ def run_phase2(overrides: Sequence[str]) -> dict[str, Any]:
     base, space = composed.base, build_space(composed)
     if config.dry_run or base.search.dry_run:
         return estimate_protocol(
-            base, composed.location, lambda workers: plan_runs(config, space, workers=workers)
+            base, composed.location, lambda workers: plan_runs(config, base, space, workers=workers)
         )
     first_seed = int(base.seed) + SEED_OFFSETS["phase2"]
     with open_protocol(
@@ -87,6 +87,7 @@ def run_phase2(overrides: Sequence[str]) -> dict[str, Any]:
         budget=config.budget,
         seeds=range(first_seed, first_seed + config.seeds),
         settings={"protocol": "phase2", "group_budget": config.group_budget},
+        final_steps=config.final_steps,
     ) as protocol:
         summary, *points = _run_stages(protocol, config, [first_gate])
         if config.report:
@@ -330,7 +331,9 @@ def _keep_start(group: str) -> Gate:
     return {"gate": group, "decision": "start", "reason": reason}
 
 
-def plan_runs(config: Phase2Config, space: Space, *, workers: int = 1) -> list[PlannedRuns]:
+def plan_runs(
+    config: Phase2Config, base: DictConfig, space: Space, *, workers: int = 1
+) -> list[PlannedRuns]:
     """Return the training runs of the protocol over a space, its two inspection runs included.
 
     The first evaluation of each group is a copy of the baseline.
@@ -340,6 +343,8 @@ def plan_runs(config: Phase2Config, space: Space, *, workers: int = 1) -> list[P
         engine = Engine(config.optimizer, 0, workers, config.budget)
         return make_optimizer(engine, part).generation_size
 
+    steps = int(base.training.steps)
+    longer = (config.final_steps or steps) / steps
     groups = split_groups(space, config)
     at_once = sum(map(get_generation_size, groups.values()))
     return [
@@ -347,6 +352,6 @@ def plan_runs(config: Phase2Config, space: Space, *, workers: int = 1) -> list[P
         PlannedRuns("groups", len(groups) * (config.group_budget - 1), at_once=at_once),
         PlannedRuns("gates", (1 + len(groups)) * config.gate_seeds),
         PlannedRuns("joint", config.budget, at_once=get_generation_size(space)),
-        PlannedRuns("validation", 2 * config.seeds, with_test=True),
-        *([PlannedRuns("inspection", len(SIDES), at_once=1)] if config.report else []),
+        PlannedRuns("validation", 2 * config.seeds, with_test=True, length=longer),
+        *([PlannedRuns("inspection", len(SIDES), at_once=1, length=longer)] * config.report),
     ]

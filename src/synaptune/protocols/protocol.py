@@ -25,6 +25,7 @@ from synaptune.search.workers.base import Workers
 from synaptune.study.callbacks.base import TERMINAL_ONLY
 from synaptune.study.callbacks.notify import Notifier
 from synaptune.study.database import keys as schema
+from synaptune.study.database.keys import RUN_STEPS
 from synaptune.study.reader import REFERENCE, SCREEN
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig, TrainingConfig, parse_keep
@@ -73,6 +74,15 @@ class Protocol:
     def seed(self) -> int:
         """Seed of every run but those of the validation."""
         return int(self.base.seed)
+
+    @property
+    def final_length(self) -> dict[str, Any]:
+        """Fact of the runs of the validation and of all that are compared with it: their steps.
+
+        Empty where they have training.steps.
+        """
+        steps = self.study.configuration.get(FINAL_STEPS)
+        return {} if steps is None else {RUN_STEPS: steps}
 
     @property
     def has_own_objective(self) -> bool:

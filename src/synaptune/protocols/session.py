@@ -57,6 +57,7 @@ def open_protocol(
     seeds: Sequence[int],
     settings: Mapping[str, Any],
     search_seed: int = 0,
+    final_steps: int | None = None,
 ) -> Iterator[Protocol]:
     """Open the study of a protocol and its workers, and close both at the end of the block.
 
@@ -69,6 +70,7 @@ def open_protocol(
         seeds: fresh seeds of the validation.
         settings: what identifies the search in the study beside the optimizer.
         search_seed: distance of the seed of the optimizer from `seed`.
+        final_steps: training steps of the runs of the validation; None means training.steps.
 
     Raises:
         UserError: a value that cannot run, or a study that cannot be opened (study/study.py).
@@ -98,6 +100,8 @@ def open_protocol(
         check_slices(base, read_group(base, "search", SearchConfig))
         plan = replace(plan, budget=count_trials(engine))
     search = {"optimizer": optimizer, "seed": engine.seed, "maximize": maximize, **settings}
+    if final_steps is not None:
+        search["final_steps"] = final_steps
     configuration = make_study_configuration(base, space, search)
     defaults, references = list_study_defaults(base), resolve_references(base)
     with (

@@ -24,7 +24,6 @@ from synaptune.search.space.space import UnitPoint
 from synaptune.search.trial import Trial, find_best, is_partial
 from synaptune.search.workers.base import Evaluate, InlineWorkers
 from synaptune.study.callbacks.base import PhaseTrials, open_callbacks
-from synaptune.study.database.keys import RUN_STEPS
 from synaptune.study.optimize import PhaseSearch, SearchOptions, optimize
 from synaptune.study.reader import (
     INCUMBENTS,
@@ -394,20 +393,12 @@ def _mean_loss(runs: Sequence[Trial], sign: float) -> float:
 
 
 def run_validation(
-    protocol: Protocol, before: UnitPoint, after: UnitPoint, *, steps: int | None = None
+    protocol: Protocol, before: UnitPoint, after: UnitPoint
 ) -> list[tuple[Trial, Trial]]:
-    """Run two points on each fresh seed, test split included; leave out pairs with a failed run.
-
-    Args:
-        protocol: the protocol.
-        before: the start.
-        after: the best.
-        steps: training steps of the runs; None means training.steps.
-    """
+    """Run start and best on each fresh seed, test split included, without pairs of failed runs."""
     print_message(f"validation: start and best on {len(protocol.seeds)} fresh seeds, test split")
     points = [(unit, seed) for seed in protocol.seeds for unit in (before, after)]
-    facts: dict[str, Any] = {} if steps is None else {RUN_STEPS: steps}
-    ledger = protocol.make_ledger("validation", **facts)
+    ledger = protocol.make_ledger("validation", **protocol.final_length)
     return pair_runs(run_points(protocol, ledger, points, label="validation run", test=True))
 
 

@@ -305,10 +305,10 @@ def _compute_min_step(dimension: Dimension, mean: float) -> float:
     if (dimension.bins or 1) == 1:
         return 0.0
     low, high = dimension.get_bin(mean)
-    edge = min(
-        (end for end in (low, high) if _EDGE_MARGIN < end < 1.0 - _EDGE_MARGIN),
-        key=lambda end: abs(end - mean),
-    )
+    inner = [end for end in (low, high) if _EDGE_MARGIN < end < 1.0 - _EDGE_MARGIN]
+    # A bin at an end of the box may be narrower than the margin.
+    ends = inner or [end for end in (low, high) if 0.0 < end < 1.0]
+    edge = min(ends, key=lambda end: abs(end - mean))
     beyond = dimension.get_bin(edge + _EDGE_MARGIN if edge == high else edge - _EDGE_MARGIN)
     return max(abs(edge - mean), HALF_BIN * min(high - low, beyond[1] - beyond[0]))
 
