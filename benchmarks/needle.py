@@ -21,7 +21,7 @@ from synaptune.core.errors import UserError
 from synaptune.data.corpus import load_corpus
 from synaptune.training.checkpoint import load_model
 from synaptune.training.config import CHECKPOINT_FILE
-from synaptune.training.needle import measure_needle
+from synaptune.training.needle import DEPTHS, ROWS, measure_needle
 
 VARIANTS = {
     "plain, RoPE": ("model=gpt",),
@@ -29,7 +29,7 @@ VARIANTS = {
     "synaptic": ("model=synaptic",),
 }
 COMMON = ("data.recall_fraction=0.5", "training.steps=1000", "training.learning_rate=2e-3")
-MULTIPLES, DEPTHS = (1, 2, 3, 4), (0.0, 0.25, 0.5, 0.75, 1.0)
+MULTIPLES = (1, 2, 3, 4)
 FOLDER = Path("outputs/needle")
 FIRST_SEED = 7000
 
@@ -50,7 +50,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=ROWS)
     options, overrides = parser.parse_known_args()
     cells = [["accuracy [%]", *(f"{multiple} x" for multiple in MULTIPLES)]]
     try:
@@ -62,6 +62,7 @@ def main() -> int:
                     model,
                     load_corpus(data, config.context),
                     data,
+                    split="test",
                     multiples=MULTIPLES,
                     depths=DEPTHS,
                     rows=options.rows,

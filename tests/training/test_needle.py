@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from synaptune.config.compose import compose_config
+from synaptune.config.run import run
+from synaptune.core.errors import UserError
 from synaptune.data.config import DataConfig
 from synaptune.data.corpus import load_corpus
 from synaptune.data.needle import draw_needle_rows
@@ -11,7 +14,9 @@ from synaptune.data.recall import IGNORE_INDEX
 from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
 from synaptune.synapse.circuit import SynapseParams
-from synaptune.training.needle import measure_needle
+from synaptune.training.checkpoint import load_model
+from synaptune.training.config import CHECKPOINT_FILE
+from synaptune.training.needle import DEPTHS, ROWS, measure_needle
 
 
 @pytest.fixture
@@ -44,7 +49,9 @@ def test_an_accuracy_is_known_at_lengths_beyond_the_context(corpus):
         text.vocab,
         seed=0,
     ).eval()
-    measured = measure_needle(model, text, config, multiples=(1, 4), depths=(0.0, 1.0), rows=64)
+    measured = measure_needle(
+        model, text, config, split="test", multiples=(1, 4), depths=(0.0, 1.0), rows=64
+    )
     assert list(measured) == [1, 4]
     # An untrained model answers as if by chance among all tokens.
     assert all(accuracy <= 0.3 for values in measured.values() for accuracy in values)
@@ -57,5 +64,45 @@ def test_an_accuracy_is_known_at_lengths_beyond_the_context(corpus):
         return type("Output", (), {"logits": logits})
 
     model.forward = answer
-    measured = measure_needle(model, text, config, multiples=(2,), depths=(0.0, 0.4), rows=8)
+    measured = measure_needle(
+        model, text, config, split="test", multiples=(2,), depths=(0.0, 0.4), rows=8
+    )
     assert measured == {2: [1.0, 1.0]}
+
+
+def test_a_run_has_the_accuracy_of_its_model_by_length(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNAPTUNE_CACHE", str(tmp_path / "cache"))
+    words = ["scale=smoke", "data.recall_fraction=1.0", "logger.progress=off", "logger.wandb=off"]
+    plain = run(compose_config(words).base, tmp_path / "plain", overrides=[]).metrics
+    asked = [*words, "data.needle_lengths=2"]
+    metrics = run(compose_config(asked).base, tmp_path / "asked", overrides=[]).metrics
+    model, config, data = load_model(tmp_path / "asked" / CHECKPOINT_FILE)
+    text = load_corpus(data, config.context)
+    measured = measure_needle(
+        model, text, data, split="val", multiples=(1, 2), depths=DEPTHS, rows=ROWS
+    )
+    means = [np.mean(measured[1]), np.mean(measured[2])]
+    assert metrics["val_needle_accuracy_1x"] == pytest.approx(means[0])
+    assert metrics["val_needle_accuracy_2x"] == pytest.approx(means[1])
+    assert metrics["val_needle_accuracy"] == pytest.approx(np.mean(means))
+    assert 0.0 < metrics["val_needle_accuracy"] < 0.5  # chance is an eighth
+    assert {name for name in metrics if name not in plain} == {
+        "val_needle_accuracy",
+        "val_needle_accuracy_1x",
+        "val_needle_accuracy_2x",
+    }
+    assert metrics["val_loss"] == plain["val_loss"]  # nothing else changes
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["data.needle_lengths=2"], "recall_fraction"),
+        (["data.needle_lengths=-1"], "at least 0"),
+        (["data.needle_lengths=10000", "data.recall_fraction=0.5"], "longer text"),
+    ],
+)
+def test_a_fact_that_cannot_be_asked_for_is_refused(words, expected, tmp_path):
+    composed = compose_config(["scale=smoke", "logger.progress=off", "logger.wandb=off", *words])
+    with pytest.raises(UserError, match=expected):
+        run(composed.base, tmp_path / "run", overrides=[])

@@ -72,6 +72,7 @@ class Goal(NamedTuple):
 GOALS = (
     Goal("test_perplexity", "test perplexity", -1, 10.0, 20.0),
     Goal("val_recall_accuracy", "long-context accuracy", +1, 5.0, 10.0),
+    Goal("val_needle_accuracy", "accuracy on a fact in text", +1, 5.0, 10.0),
     Goal("expert_gini", "expert Gini", +1, 10.0, 20.0),
     Goal("expert_dead_fraction", "dead experts", -1, 0.0, 50.0),
     Goal("val_calibration_error", "calibration error", -1, 0.0, 20.0),

@@ -236,6 +236,8 @@ def compute_fingerprint(settings: Settings) -> str:
     for name in ("resume", "checkpoint_every", "keep", "test", "graphs"):
         del plain["training"][name]
     del plain["data"]["download"]
+    if not settings.data.needle_lengths:
+        del plain["data"]["needle_lengths"]
     if not settings.synapse.learn:
         del plain["synapse"]["learn"]
     for name, default in (("smear", False), ("balance_rate", 0.0), ("memory_heads", 1)):

@@ -40,6 +40,8 @@ class DataConfig:
         recall_far: longest distance from the last pair to a query [token]; None for the end of
             the row.
         recall_distractors: different tokens between the queries; 1 is an empty filler [token].
+        needle_lengths: number of lengths of real text, 1, 2, ... contexts, at which a trained model
+            is asked for a fact (needle.py).
         chain_states: states of an in-context Markov chain [token].
         chain_spread: concentration of its transition probabilities; small is predictable.
         subset_size: training images that are used; None for all.
@@ -66,6 +68,7 @@ class DataConfig:
     recall_near: int = 1
     recall_far: int | None = None
     recall_distractors: int = 1
+    needle_lengths: int = 0
     chain_states: int = 8
     chain_spread: float = 0.3
     subset_size: int | None = None
@@ -133,6 +136,19 @@ def find_data_faults(config: DataConfig, context: int) -> list[str]:
         (
             0.0 <= config.recall_fraction <= 1.0,
             f"data.recall_fraction={config.recall_fraction}: expected 0 to 1",
+        ),
+        (
+            config.needle_lengths >= 0,
+            f"data.needle_lengths={config.needle_lengths}: expected at least 0",
+        ),
+        (
+            config.needle_lengths < 1 or config.recall_fraction > 0.0,
+            "data.needle_lengths: expected recall rows, from which a model learns to answer; "
+            "add data.recall_fraction=0.5",
+        ),
+        (
+            config.needle_lengths < 1 or config.source != "chains",
+            "data.needle_lengths: expected real text, not data=chains",
         ),
         (
             config.source != "chains" or 2 <= config.chain_states <= 26,

@@ -190,14 +190,15 @@ def _save_array(path: Path, array: np.ndarray) -> None:
 
 
 def _check_lengths(arrays: dict[str, np.ndarray], config: DataConfig, context: int) -> None:
-    """Raise UserError unless each split has a row of `context` tokens and its next token."""
-    short = [f"{name} {len(array)}" for name, array in arrays.items() if len(array) <= context]
-    if short and config.recall_fraction < 1.0:
+    """Raise UserError unless each split has its longest row and the next token."""
+    longest = context * max(1, config.needle_lengths)
+    short = [f"{name} {len(array)}" for name, array in arrays.items() if len(array) <= longest]
+    if short and (config.recall_fraction < 1.0 or config.needle_lengths):
         source = config.path or config.name or config.source
         total = sum(len(array) for array in arrays.values())
         raise user_error(
             got=f"{source}: {', '.join(short)} tokens, of {total} tokens in total",
-            expected=f"more than one context of {context} tokens in each of train (90 %), "
+            expected=f"more than one context of {longest} tokens in each of train (90 %), "
             "val (5 %) and test (5 %)",
-            do="use a longer text, or lower model.context",
+            do="use a longer text, or lower model.context or data.needle_lengths",
         )

@@ -25,6 +25,7 @@ from synaptune.training.errors import ValidationCallback
 from synaptune.training.evaluation import compute_expert_metrics, evaluate
 from synaptune.training.loggers.base import CSV_COLUMNS
 from synaptune.training.metrics import training_loss
+from synaptune.training.needle import compute_needle_metrics
 from synaptune.training.representation import measure_last_layer
 
 Split = Literal["val", "test"]
@@ -208,12 +209,14 @@ class LanguageJob(Job):
         return self.score_split(device, "val") | compute_expert_metrics(self.model)
 
     def compute_final_metrics(self, device: torch.device) -> dict[str, float]:
-        learned = self.model.get_learned_values()
-        if not self.training.representation:
-            return learned
+        metrics = self.model.get_learned_values()
         self.model.to(device)  # Lightning leaves a trained model on the CPU
+        if self.data.needle_lengths:
+            metrics |= compute_needle_metrics(self.model, self.corpus, self.data)
+        if not self.training.representation:
+            return metrics
         tokens = self._get_batches("val")[0].tokens.to(device)
-        return learned | measure_last_layer(self.model, self.model.head, tokens)
+        return metrics | measure_last_layer(self.model, self.model.head, tokens)
 
     def describe(self) -> dict[str, Any]:
         return checkpoint.describe_model(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +14,32 @@ from synaptune.data.corpus import Corpus
 from synaptune.data.needle import draw_needle_rows
 from synaptune.model.gpt import GPT
 
+DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # places of the fact, see `draw_needle_rows`
+ROWS = 64  # of each length and depth
 _SEED = 20_261  # one set of rows for every model
+
+
+def compute_needle_metrics(model: GPT, corpus: Corpus, config: DataConfig) -> dict[str, float]:
+    """Return the accuracy on facts in the validation text: `val_needle_accuracy`, and by length.
+
+    The accuracy at n contexts is `val_needle_accuracy_nx`; both are means over DEPTHS.
+    """
+    training = model.training
+    by_length = measure_needle(
+        model.eval(),
+        corpus,
+        config,
+        split="val",
+        multiples=range(1, config.needle_lengths + 1),
+        depths=DEPTHS,
+        rows=ROWS,
+    )
+    model.train(training)
+    means = {f"{count}x": statistics.fmean(values) for count, values in by_length.items()}
+    name = "val_needle_accuracy"
+    return {name: statistics.fmean(means.values())} | {
+        f"{name}_{length}": mean for length, mean in means.items()
+    }
 
 
 def measure_needle(
@@ -20,6 +47,7 @@ def measure_needle(
     corpus: Corpus,
     config: DataConfig,
     *,
+    split: Literal["val", "test"],
     multiples: Sequence[int],
     depths: Sequence[float],
     rows: int,
@@ -30,13 +58,14 @@ def measure_needle(
 
     Args:
         model: a model that was trained with recall rows, in evaluation mode.
-        corpus: its text; the rows are of the test split.
+        corpus: its text.
         config: settings of its data.
+        split: of the text.
         multiples: lengths of the rows, as multiples of the context.
-        depths: places of the fact, see `draw_needle_rows`.
+        depths: places of the fact.
         rows: rows of each length and depth.
     """
-    context = model.config.context
+    context, device = model.config.context, next(model.parameters()).device
     model.extend_positions(max(multiples) * context)
     random = np.random.default_rng(_SEED)
     accuracies: dict[int, list[float]] = {}
@@ -44,7 +73,7 @@ def measure_needle(
         accuracies[multiple] = []
         for depth in depths:
             drawn = draw_needle_rows(
-                corpus.test,
+                corpus.val if split == "val" else corpus.test,
                 config,
                 first=corpus.text_vocab,
                 rows=rows,
@@ -53,7 +82,7 @@ def measure_needle(
                 random=random,
             )
             with torch.no_grad():
-                logits = model(torch.from_numpy(drawn.tokens)).logits[:, -1]
+                logits = model(torch.from_numpy(drawn.tokens).to(device)).logits[:, -1].cpu()
             answers = torch.from_numpy(drawn.targets[:, -1])
             accuracies[multiple].append(float((logits.argmax(-1) == answers).float().mean()))
     return accuracies
