@@ -45,9 +45,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from bench_search import PYCMA, Pycma, format_quartiles
-from runs import compose_config
 
-from synaptune.config.search_space import read_dimensions
 from synaptune.search.optimizers.auto import resolve_engine
 from synaptune.search.optimizers.registry import Engine, Observation, make_optimizer
 from synaptune.search.posterior import fit_posterior
@@ -62,7 +60,6 @@ REAL = {
     "stdlib-gp": "strategies-stdlib",
     "tinyshakespeare-gp": "strategies-tinyshakespeare",
 }
-STRATEGIES = [f"{name} {seed}" for name in ("auto", "cma-start", "random") for seed in range(3)]
 DESIGNED = ("one", "three", "all", "interact", "noisy", "integers")
 PROBLEMS = (*REAL, *(f"{name}-{size}" for size in (10, 48) for name in DESIGNED))
 # `cma-start` begins at the defaults with a step of 0.2 (search.start_design=defaults).
@@ -110,10 +107,16 @@ def read_trials(name: str) -> tuple[np.ndarray, np.ndarray]:
         with (DATA / name).open() as file:
             rows = np.array([[float(cell) for cell in row] for row in list(csv.reader(file))[1:]])
         return rows[:, 0], rows[:, 1:]
+    from bench_strategies import ENGINES
+    from runs import compose_config
+
+    from synaptune.config.search_space import read_dimensions
+
     space = Space(tuple(read_dimensions(compose_config(["search_space=phase1"]))))
     runs = json.loads((DATA / name / "runs.json").read_text()).values()
-    # The other runs have fresh seeds or are incumbents.
-    trials = [run for run in runs if run["label"] in STRATEGIES]
+    # The labels of the runs with fresh seeds and of incumbents are longer.
+    searches = {f"{strategy} {seed}" for strategy in ENGINES for seed in range(3)}
+    trials = [run for run in runs if run["label"] in searches]
     units = []
     for trial in trials:
         values = dict(word.split("=", 1) for word in trial["overrides"])

@@ -50,7 +50,10 @@ def test_auto_is_judged_by_each_rule_on_the_same_points():
 
 
 @pytest.mark.parametrize("text", ["stdlib", "tinyshakespeare"])
-def test_the_trials_of_the_strategies_begin_with_the_defaults_and_hold_better_points(text):
+def test_the_trials_of_the_strategies_begin_with_the_defaults_and_hold_better_points(
+    text, monkeypatch
+):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     losses, units = bench.read_trials(f"strategies-{text}")
     assert units.shape == (len(losses), 10)
     assert len(losses) == 717

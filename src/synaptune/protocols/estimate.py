@@ -57,6 +57,11 @@ class RunMeasure(NamedTuple):
     checkpoint_bytes: float = 0.0
 
 
+def compute_final_length(final_steps: int | None, base: DictConfig) -> float:
+    """Return the length of a run of the validation as a multiple of that of another run."""
+    return (final_steps or base.training.steps) / base.training.steps
+
+
 def measure_run(
     base: DictConfig, *, steps: int = MEASURED_STEPS, warmup: int = WARMUP_STEPS
 ) -> RunMeasure:

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.core.text import get_first_line
-from synaptune.protocols.protocol import FINAL_STEPS, Protocol, print_message
+from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.search.space.space import UnitPoint
 from synaptune.search.workers.pool import Pool
 from synaptune.search.workers.spawners import count_threads
@@ -138,8 +138,8 @@ def inspect_point(protocol: Protocol, unit: UnitPoint, seed: int, *, side: str) 
     folder = protocol.study.location.folder / INSPECTIONS / side
     shutil.rmtree(folder, ignore_errors=True)
     changes = {**values, "seed": seed, **_QUIET_OVERRIDES}
-    if (steps := protocol.study.configuration.get(FINAL_STEPS)) is not None:
-        changes["training.steps"] = steps
+    if protocol.final_steps is not None:
+        changes["training.steps"] = protocol.final_steps
     with _limit_threads(protocol):
         outcome = run(
             _apply_changes(protocol.base, changes),

@@ -31,7 +31,7 @@ from synaptune.protocols.ablation import (
     to_plain,
 )
 from synaptune.protocols.config import SEED_OFFSETS, Phase1Config, read_protocol_config
-from synaptune.protocols.estimate import estimate_protocol
+from synaptune.protocols.estimate import compute_final_length, estimate_protocol
 from synaptune.protocols.final_report import write_final_report
 from synaptune.protocols.inspection import SIDES
 from synaptune.protocols.protocol import Protocol, print_message
@@ -230,7 +230,7 @@ def plan_runs(
     optimizer = make_optimizer(engine, searched)
     sanity = config.sanity
     sanity_runs = sanity.seeds + sanity.candidates + sanity.repeats * (sanity.seeds - 1)
-    longer = (config.final_steps or steps) / steps
+    longer = compute_final_length(config.final_steps, base)
     ablation = plan_short_ablation(config, moved=len(searched.names), steps=steps)
     ablated = ablation.parameters * ablation.seeds
     plan = [PlannedRuns("sanity", sanity_runs)]

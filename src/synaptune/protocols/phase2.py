@@ -31,7 +31,7 @@ from synaptune.config.compose import ComposedConfig, compose_config
 from synaptune.core.errors import user_error
 from synaptune.core.text import get_first_line, get_override_key
 from synaptune.protocols.config import SEED_OFFSETS, Phase2Config, read_protocol_config
-from synaptune.protocols.estimate import estimate_protocol
+from synaptune.protocols.estimate import compute_final_length, estimate_protocol
 from synaptune.protocols.final_report import write_final_report
 from synaptune.protocols.inspection import SIDES
 from synaptune.protocols.protocol import Protocol, print_message
@@ -343,15 +343,16 @@ def plan_runs(
         engine = Engine(config.optimizer, 0, workers, config.budget)
         return make_optimizer(engine, part).generation_size
 
-    steps = int(base.training.steps)
-    longer = (config.final_steps or steps) / steps
+    longer = compute_final_length(config.final_steps, base)
     groups = split_groups(space, config)
     at_once = sum(map(get_generation_size, groups.values()))
-    return [
+    plan = [
         PlannedRuns("baseline", 1),
         PlannedRuns("groups", len(groups) * (config.group_budget - 1), at_once=at_once),
         PlannedRuns("gates", (1 + len(groups)) * config.gate_seeds),
         PlannedRuns("joint", config.budget, at_once=get_generation_size(space)),
         PlannedRuns("validation", 2 * config.seeds, with_test=True, length=longer),
-        *([PlannedRuns("inspection", len(SIDES), at_once=1, length=longer)] * config.report),
     ]
+    if config.report:
+        plan.append(PlannedRuns("inspection", len(SIDES), at_once=1, length=longer))
+    return plan

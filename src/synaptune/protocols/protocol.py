@@ -25,13 +25,12 @@ from synaptune.search.workers.base import Workers
 from synaptune.study.callbacks.base import TERMINAL_ONLY
 from synaptune.study.callbacks.notify import Notifier
 from synaptune.study.database import keys as schema
-from synaptune.study.database.keys import RUN_STEPS
 from synaptune.study.reader import REFERENCE, SCREEN
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig, TrainingConfig, parse_keep
 
 ConfigT = TypeVar("ConfigT")
-FINAL_STEPS = "search.final_steps"  # of the configuration of a study: steps of its validation
+_FINAL_STEPS = "search.final_steps"  # of the configuration of a study: steps of its validation
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,14 @@ class Protocol:
         return int(self.base.seed)
 
     @property
-    def final_length(self) -> dict[str, Any]:
-        """Fact of the runs of the validation and of all that are compared with it: their steps.
+    def final_steps(self) -> int | None:
+        """Steps of the validation and of what is compared with it; None means training.steps."""
+        return self.study.configuration.get(_FINAL_STEPS)
 
-        Empty where they have training.steps.
-        """
-        steps = self.study.configuration.get(FINAL_STEPS)
-        return {} if steps is None else {RUN_STEPS: steps}
+    @property
+    def final_length(self) -> dict[str, Any]:
+        """The fact of a run that has `final_steps`; empty without."""
+        return {} if self.final_steps is None else {schema.RUN_STEPS: self.final_steps}
 
     @property
     def has_own_objective(self) -> bool:

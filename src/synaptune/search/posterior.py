@@ -3,12 +3,12 @@
     y(u) = f(u) + e,   f ~ GP(0, s^2 k),   e ~ N(0, v)                                      (1)
     k(u, w) = (1 + r + r^2/3) exp(-r),   r^2 = 5 sum_i ((u_i - w_i) / l_i)^2                (2)
     ln l_i ~ N(sqrt 2 + ln(n) / 2, 3),   ln v ~ N(-2, 1),   ln s^2 ~ N(0, 1)                (3)
-    score_j = (1 - w) (m_j + 2 s_j) + w y_j,   w = 1/8                                      (4)
+    score_j = (1 - w) (m_j + 2 d_j) + w y_j,   w = 1/8                                      (4)
 
 The losses are standardised. The hyperparameters maximise the posterior density. The lowest of many
 noisy losses owes a part of its value to chance; the posterior mean m of f at the points corrects
 it. With few points the lowest mean is often a guess, and the model smooths too much: the score
-counts the posterior deviation s of f as a loss, and a part w of what the model leaves unexplained
+counts the posterior deviation d of f as a loss, and a part w of what the model leaves unexplained
 as real.
 Source: (2) Matern, nu = 5/2; (3) Hvarfner, Hellsten and Nardi 2024, arXiv:2402.02229, eq. (8) for
 the lengths; noise and scale chosen: the losses have unit variance, of which a tenth is often noise;

@@ -210,13 +210,14 @@ class LanguageJob(Job):
 
     def compute_final_metrics(self, device: torch.device) -> dict[str, float]:
         metrics = self.model.get_learned_values()
-        self.model.to(device)  # Lightning leaves a trained model on the CPU
+        if self.data.needle_lengths or self.training.representation:
+            self.model.to(device)  # Lightning leaves a trained model on the CPU
         if self.data.needle_lengths:
             metrics |= compute_needle_metrics(self.model, self.corpus, self.data)
-        if not self.training.representation:
-            return metrics
-        tokens = self._get_batches("val")[0].tokens.to(device)
-        return metrics | measure_last_layer(self.model, self.model.head, tokens)
+        if self.training.representation:
+            tokens = self._get_batches("val")[0].tokens.to(device)
+            metrics |= measure_last_layer(self.model, self.model.head, tokens)
+        return metrics
 
     def describe(self) -> dict[str, Any]:
         return checkpoint.describe_model(
