@@ -10,8 +10,10 @@ The text is that of the configuration, the standard library without an override.
 2. Values of the synapse: a search by `auto` on the search seed, or the best.yaml of a study
    (`--tuned FILE`). The rungs of the synapse share them; each removes mechanisms.
 3. CPU time of a step: all rungs alternate in one process.
-4. Equal steps: all rungs on fresh seeds, scored on the test split.
-5. Equal time: all rungs again, each with the steps that fit into the training time of the slowest.
+4. Equal steps: the learning rate of each rung, the best of a geometric grid by validation loss on
+   the search seed; then all rungs on fresh seeds, scored on the test split.
+5. Equal time: the same again, each rung with the steps that fit into the training time of the
+   slowest.
 
 The wide plain model has at least as many parameters as the full synaptic one, and the distance of
 the lowest validation loss. Gains are paired over the seeds, against plain RoPE and against the
@@ -51,6 +53,14 @@ from runs import (
     run_on_seeds,
     start_pool,
 )
+from tuning import (
+    LEARNING_RATE,
+    SEARCH_SEED,
+    format_overrides,
+    make_grid,
+    tune_rates,
+    tune_values,
+)
 
 from synaptune.analysis.compare import compute_improvement
 from synaptune.config.search_space import read_dimensions
@@ -58,12 +68,9 @@ from synaptune.config.settings import read_settings
 from synaptune.core.errors import UserError, user_error
 from synaptune.data.corpus import load_corpus
 from synaptune.model.gpt import GPT
-from synaptune.search.optimizers.registry import Engine, Observation, make_optimizer
-from synaptune.search.posterior import recommend
 from synaptune.search.space.space import Space
 from synaptune.study.artifacts import read_best, write_json, write_text
 
-SEARCH_SEED = 0
 BARRIER = "synapse.attention.barrier_strength"
 # The useful part of the declared range: below it the bias has little effect.
 WEAKEST, STRONGEST = 4.0, 128.0
@@ -107,11 +114,10 @@ class Distance(NamedTuple):
 
 def tune_distances(runs: RunCache, points: int) -> list[Distance]:
     """Find the best strength of each distance on a geometric grid, by validation loss."""
-    ratio = (STRONGEST / WEAKEST) ** (1.0 / (points - 1))
     grid = [
-        Distance(variant, WEAKEST * ratio**number, math.inf)
+        Distance(variant, strength, math.inf)
         for variant in DISTANCES
-        for number in range(points)
+        for strength in make_grid(WEAKEST, STRONGEST, points)
     ]
     jobs = [
         Job(f"{d.variant} {d.strength:.3g}", (*d.overrides, f"seed={SEARCH_SEED}")) for d in grid
@@ -141,50 +147,6 @@ def make_space(common: Sequence[str], strength: float) -> Space:
     )
 
 
-def tune_values(
-    runs: RunCache, space: Space, *, budget: int, workers: int, overrides: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """Search the best values of the synapse, by validation loss on the search seed.
-
-    Args:
-        runs: the stored runs.
-        space: the search space.
-        budget: evaluations.
-        workers: runs at a time.
-        overrides: overrides of every trial.
-
-    Raises:
-        UserError: every trial failed.
-    """
-    optimizer = make_optimizer(Engine("auto", SEARCH_SEED, workers, budget), space)
-    trials: list[Observation] = []
-    while len(trials) < budget:
-        count = min(optimizer.generation_size, budget - len(trials))
-        units = [unit for _ in range(count) if (unit := optimizer.ask()) is not None]
-        points = [format_overrides(space.to_values(unit)) for unit in units]
-        jobs = [
-            Job(f"trial {number}", (*overrides, *point, f"seed={SEARCH_SEED}"))
-            for number, point in enumerate(points, len(trials))
-        ]
-        results = runs.load_or_train(jobs, f"search from {len(trials)}/{budget}:")
-        generation = [
-            Observation(unit, result.get("val_loss"))
-            for unit, result in zip(units, results, strict=True)
-        ]
-        trials += generation
-        if len(generation) == optimizer.generation_size:
-            optimizer.tell(generation)
-    finished = [trial for trial in trials if trial.loss is not None]
-    if not finished:
-        raise user_error(
-            got=f"{budget} failed trials",
-            expected="a configuration that trains",
-            do="see the reasons above",
-        )
-    best = recommend([trial.unit for trial in finished], [float(t.loss or 0) for t in finished])
-    return space.to_values(finished[best.index].unit)
-
-
 def read_tuned(path: Path) -> dict[str, Any]:
     """Return the values of the synapse of a best.yaml.
 
@@ -199,11 +161,6 @@ def read_tuned(path: Path) -> dict[str, Any]:
             do="give the best.yaml of a search over the synapse",
         )
     return values
-
-
-def format_overrides(values: dict[str, Any]) -> tuple[str, ...]:
-    """Return values by name as overrides."""
-    return tuple(f"{name}={value}" for name, value in values.items())
 
 
 def make_rungs(
@@ -254,7 +211,9 @@ def get_perplexities(runs: Sequence[dict[str, Any]]) -> list[float]:
     return [entry["test_perplexity"] for entry in runs]
 
 
-def summarise(results: Results, costs: dict[str, StepCost]) -> dict[str, Any]:
+def summarise(
+    results: Results, costs: dict[str, StepCost], rates: dict[str, float]
+) -> dict[str, Any]:
     """Return the numbers of one comparison by rung, for the JSON file and the table."""
     best, rungs = find_best_plain(results), {}
     for name, runs in results.items():
@@ -270,6 +229,7 @@ def summarise(results: Results, costs: dict[str, StepCost]) -> dict[str, Any]:
             "parameters": costs[name].parameters,
             "steps": int(runs[0]["steps"]),
             "step_time_ratio": costs[name].ratio,
+            "learning_rate": rates[name],
             "test_loss": [entry["test_loss"] for entry in runs],
             "test_perplexity": get_perplexities(runs),
             **gains,
@@ -284,6 +244,7 @@ def make_rows(summary: dict[str, Any]) -> Iterator[list[str]]:
         "parameters",
         "time of a step",
         "steps",
+        "learning rate",
         "test loss [nats/token]",
         "test perplexity",
         f"gain over {PLAIN} [%]",
@@ -296,6 +257,7 @@ def make_rows(summary: dict[str, Any]) -> Iterator[list[str]]:
             f"{rung['parameters']:,}",
             f"{rung['step_time_ratio']:.2f} x",
             str(rung["steps"]),
+            f"{rung['learning_rate']:.3g}",
             f"{statistics.fmean(losses):.4f} ± {statistics.stdev(losses):.4f}",
             f"{statistics.fmean(rung['test_perplexity']):.3f}",
             _format_gain(rung["gain_over_plain"]),
@@ -335,8 +297,10 @@ def run_ladder(runs: RunCache, options: argparse.Namespace) -> None:
         if key == "equal_time":
             rungs = give_equal_time(rungs, costs, compose_config(common).training.steps)
             title += f", that of `{slowest}`"
-        results = run_on_seeds(runs, rungs, seeds, title.split(",")[0].lower())
-        record[key] = summarise(results, costs)
+        rates = tune_rates(runs, rungs, options.rates)
+        with_rates = {n: (*o, f"{LEARNING_RATE}={rates[n]}") for n, o in rungs.items()}
+        results = run_on_seeds(runs, with_rates, seeds, title.split(",")[0].lower())
+        record[key] = summarise(results, costs, rates)
         text += f"\n## {title}\n\n{format_table(list(make_rows(record[key])))}\n"
         write_json(folder / "ladder.json", record)
         write_text(folder / "ladder.md", text)
@@ -366,6 +330,9 @@ def main() -> int:
     parser.add_argument("--budget", default=30, help="evaluations of the search (30)", **number)
     parser.add_argument("--tuned", type=Path, help="best.yaml of a study in place of the search")
     parser.add_argument("--strengths", default=6, help="strengths of a distance (6)", **number)
+    parser.add_argument(
+        "--rates", default=5, help="learning rates of every rung; 0: the configured (5)", **number
+    )
     parser.add_argument("--seeds", default=5, help="fresh seeds of every rung (5)", **number)
     parser.add_argument(
         "--rounds", default=20, help="rounds of the time measurement (20)", **number
@@ -383,6 +350,9 @@ def main() -> int:
         for name, value in least.items():
             got = getattr(options, name)
             check_options(got >= value, f"--{name} {got}", f"at least {value}")
+        check_options(
+            options.rates == 0 or options.rates >= 2, f"--rates {options.rates}", "0, or at least 2"
+        )
         data = read_settings(compose_config(common)).data
         name = Path(data.path).stem if data.path else data.source
         folder = options.folder or ROOT / "outputs" / "ladder" / name

@@ -9,6 +9,7 @@ from typing import Any
 import regime_tasks
 from regime_tasks import CODE
 from runs import OPTION, Task
+from tuning import LEARNING_RATE
 
 BARRIER = "synapse.attention.barrier_strength"
 DISTANCE = f"{BARRIER}=24"
@@ -35,7 +36,7 @@ LEARNED = "synapse.learn=[{}]".format(
 # Entries of search_space.ranges by name; an empty one stands for the declared range. Options of a
 # task have their range here too.
 Ranges = Mapping[str, Mapping[str, Any]]
-RATE: Ranges = {"training.learning_rate": dict(low=1e-3, high=3e-2, log=True)}
+RATE: Ranges = {LEARNING_RATE: dict(low=1e-3, high=3e-2, log=True)}
 SLOPE: Ranges = {BARRIER: dict(low=4.0, high=128.0, log=True)}
 WRITES: Ranges = {
     "synapse.postsynaptic.post_fast_decay": {},

@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import regime_tasks
 import torch
-from ladder import format_overrides, tune_values
 from regime_list import RATE, REGIMES, Regime, Variant
 from runs import (
     FIRST_FRESH_SEED,
@@ -47,6 +46,7 @@ from runs import (
     split_options,
     start_pool,
 )
+from tuning import format_overrides, tune_values
 
 from synaptune.analysis.compare import compute_improvement
 from synaptune.analysis.regimes import read_regimes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import sys
 
 import pytest
@@ -80,12 +81,47 @@ def test_the_best_plain_rung_is_the_reference_of_the_gains(ladder):
     summary = ladder.summarise(
         {name: results(value) for name, value in values.items()},
         {name: ladder.StepCost(7, 0.1, 1.0) for name in values},
+        dict.fromkeys(values, 8e-3),
     )
     assert summary["best_plain"] == ladder.WIDE
     full = summary["rungs"][ladder.FULL]
     assert full["gain_over_best_plain"] == pytest.approx([50.0] * 3)
     assert full["gain_over_plain"] == pytest.approx([60.0] * 3)
     assert summary["rungs"][ladder.WIDE]["gain_over_best_plain"] is None
+
+
+class StoredRuns:
+    """Runs with a validation loss by learning rate, the lowest at 8e-3; `diverging` has none."""
+
+    common = ()
+
+    def __init__(self, diverging=""):
+        self.diverging, self.jobs = diverging, []
+
+    def load_or_train(self, jobs, title):
+        self.jobs = jobs
+        return [
+            {"failed": "it diverged"}
+            if job.label.startswith(f"{self.diverging},") or job.label.endswith("0.032")
+            else {"val_loss": abs(math.log(float(job.label.split(", ")[-1]) / 8e-3))}
+            for job in jobs
+        ]
+
+
+def test_each_rung_gets_its_best_learning_rate_by_validation_loss(ladder):
+    runs, rungs = StoredRuns(), {"one": ("a=1",), "two": ("a=2",)}
+    assert ladder.tune_rates(runs, rungs, 5) == {"one": 8e-3, "two": 8e-3}
+    assert runs.jobs[0].overrides == ("a=1", "training.learning_rate=0.002", "seed=0")
+    assert len({job.overrides for job in runs.jobs}) == 10
+    assert ladder.tune_rates(runs, rungs, 2) == {"one": 2e-3, "two": 2e-3}
+    with pytest.raises(ladder.UserError, match=r"`two` diverges at all of 0\.002, 0\.032"):
+        ladder.tune_rates(StoredRuns("two"), rungs, 2)
+
+
+def test_without_a_grid_the_rungs_keep_the_configured_learning_rate(ladder):
+    runs = StoredRuns()
+    assert ladder.tune_rates(runs, {"one": ()}, 0) == {"one": 8e-3}
+    assert not runs.jobs
 
 
 def test_tuned_values_of_the_training_are_refused(ladder, tmp_path):
@@ -105,12 +141,15 @@ def test_a_wrong_option_is_refused(ladder, monkeypatch, capsys):
 def test_the_ladder_writes_its_tables_and_continues(ladder, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # for the processes that train
     words = ["ladder", "--budget", "2", "--strengths", "2", "--seeds", "2", "--rounds", "1"]
-    words += ["--folder", str(tmp_path), "--workers", "1", *COMMON, "training.steps=4"]
+    words += ["--rates", "2", "--folder", str(tmp_path), "--workers", "1", *COMMON]
+    words += ["training.steps=4"]
     monkeypatch.setattr(sys, "argv", words)
     assert ladder.main() == 0, capsys.readouterr().err
     first = json.loads((tmp_path / "ladder.json").read_text())
     assert "## Equal training time" in (tmp_path / "ladder.md").read_text()
-    assert first["equal_steps"]["rungs"][ladder.WIDE]["steps"] == 4
+    wide = first["equal_steps"]["rungs"][ladder.WIDE]
+    assert wide["steps"] == 4
+    assert wide["learning_rate"] in (2e-3, 3.2e-2)
     runs = (tmp_path / "runs.json").read_bytes()
     capsys.readouterr()
     assert ladder.main() == 0
