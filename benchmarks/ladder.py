@@ -16,9 +16,9 @@ The text is that of the configuration, the standard library without an override.
    slowest.
 
 The wide plain model has at least as many parameters as the full synaptic one, and the distance of
-the lowest validation loss. Gains are paired over the seeds, against plain RoPE and against the
-plain rung of the lowest mean test perplexity: a choice by the test split that favours the plain
-model.
+the lowest validation loss; with smeared keys it has the simplest counterpart of the memory too.
+Gains are paired over the seeds, against plain RoPE and against the plain rung of the lowest mean
+test perplexity: a choice by the test split that favours the plain model.
 The tables and a JSON file are in outputs/ladder/TEXT, beside all finished runs: the same command
 continues an interrupted ladder.
 """
@@ -85,12 +85,13 @@ SEARCHED = (
     "synapse.structural.energy_cost_rel",
 )
 PLAIN, ALIBI, WIDE = "plain, RoPE", "plain, ALiBi", "plain, wide"
+SMEARED = "plain, wide, smeared keys"
 PLAIN_BY_DISTANCE = {
     "barrier": "plain + tuned barrier",
     "learned": "plain + learned slope",
     "clock": "plain + tuned clock",
 }
-PLAIN_RUNGS = (PLAIN, ALIBI, *PLAIN_BY_DISTANCE.values(), WIDE)
+PLAIN_RUNGS = (PLAIN, ALIBI, *PLAIN_BY_DISTANCE.values(), WIDE, SMEARED)
 FULL = "+ experts: synaptic, tuned"
 NO_RELEASE, NO_MEMORY, NO_EXPERTS = "no_release", "no_memory", "no_experts"
 
@@ -175,11 +176,13 @@ def make_rungs(
     best = min(distances, key=lambda distance: distance.loss)
     model = compose_config(common).model
     multiple = model.ff_multiple * model.experts // model.top_k
+    wide = (*best.overrides, f"model.width={find_wide(common, best.overrides, tuned)}")
     return {
         PLAIN: ("ablation=plain",),
         ALIBI: ("ablation=plain", "position=alibi"),
         **{PLAIN_BY_DISTANCE[d.variant]: d.overrides for d in distances},
-        WIDE: (*best.overrides, f"model.width={find_wide(common, best.overrides, tuned)}"),
+        WIDE: wide,
+        SMEARED: (*wide, "model.smear=true"),
         "synaptic: distance alone": without(NO_RELEASE, NO_MEMORY, NO_EXPERTS),
         "+ memory": without(NO_RELEASE, NO_EXPERTS),
         "+ dynamics": without(NO_EXPERTS),
