@@ -159,6 +159,53 @@ def test_every_unfit_override_is_told_with_near_names():
     assert "closest: smoke" in faults[0]
     assert "synapse.calcium.tau_c" in faults[1]
     assert "could not be converted to Integer" in faults[2]
+    assert "expected: an integer\n" in faults[2]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.smear=1x", "true or false"),
+        ("trial.timeout=abc", "a number or null"),
+        ("workers.devices=3", "a list such as [a,b]"),
+        ("search_space.ranges=3", "a mapping such as {a:1,b:2}"),
+        ("search_space.ranges=[1]", "a value of the right kind"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_what_the_name_takes(override, expected):
+    register()
+    (fault,) = find_override_faults([override], CONF, "train")
+    assert f"got {override}: " in str(fault)
+    assert f"expected: {expected}\n" in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("search_space.ranges={a:1}", "to do: +search_space.ranges={a:1}"),
+        ("objective.weights={recal:1}", "no such name as objective.weights.recal\n"),
+        ("search_space.rangs=1", "closest: search_space.name"),
+    ],
+)
+def test_an_entry_that_a_mapping_lacks_is_told(override, message):
+    register()
+    (fault,) = find_override_faults([override], CONF, "train")
+    assert message in str(fault)
+
+
+@pytest.mark.parametrize("word", ["synapse.calcium=slow", "synapse.energy=5", "synapse.bdnf=null"])
+def test_a_subsystem_takes_a_choice_with_a_slash(word):
+    name = word.partition("=")[0].removeprefix("synapse.")
+    with pytest.raises(UserError, match=rf"expected: synapse/{name}=CHOICE or synapse\.{name}"):
+        read_settings(composed(word))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [("5", "names of parameters"), ("null", "names"), ("[1]", "learn=1")]
+)
+def test_learned_parameters_are_names(value, message):
+    with pytest.raises(UserError, match=message):
+        read_settings(composed(f"synapse.learn={value}"))
 
 
 def best(

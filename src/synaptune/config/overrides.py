@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigTypeError, OmegaConfBaseException, ValidationError
 
 from synaptune.config.conf import is_choice
 from synaptune.config.flat import list_names
@@ -23,6 +26,18 @@ from synaptune.study.artifacts import read_best
 _SWEEPER_KEYS = tuple(
     f"hydra.sweeper.{key}" for key in ("optim", "params", "parametrization", "grid_points")
 )
+
+# What a field of a type takes, for messages.
+_KINDS: dict[Any, str] = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    list: "a list such as [a,b]",
+    tuple: "a list such as [a,b]",
+    dict: "a mapping such as {a:1,b:2}",
+    NoneType: "null",
+}
 
 
 def check_overrides(words: Sequence[str]) -> None:
@@ -238,6 +253,16 @@ def _list_groups() -> dict[str, list[str]]:
     return options_by_group
 
 
+def _describe_kind(error: Exception) -> str:
+    """Return what a name takes whose value was refused, by the type of its field."""
+    owner, field = getattr(error, "object_type", None), getattr(error, "key", None)
+    hint = get_type_hints(owner).get(str(field)) if is_dataclass(owner) else None
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return " or ".join(
+        _KINDS.get(get_origin(kind) or kind, "a value of the right kind") for kind in kinds
+    )
+
+
 def _explain_override(
     override: str, error: Exception, names: Iterable[str], groups: dict[str, list[str]]
 ) -> UserError:
@@ -253,17 +278,24 @@ def _explain_override(
         return user_error(got=override, expected=f"{key}={'|'.join(groups[key])}", do=do)
     known = [*names, *groups]
     of_hydra = key.startswith("hydra")
-    if key not in known:
-        listing = "--cfg hydra with the same hydra/sweeper=" if of_hydra else "--cfg job"
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if getattr(cause, "object_type", None) is dict and not isinstance(cause, ConfigTypeError):
         return user_error(
-            got=f"{override}: no such name",
-            expected=f"a name of the configuration{suggest(key, known)}",
+            got=f"{override}, a new entry of a mapping",
+            expected="a + before the name of a new entry",
+            do=f"+{override}",
+        )
+    if key not in known and not isinstance(cause, ValidationError | ConfigTypeError):
+        listing = "--cfg hydra with the same hydra/sweeper=" if of_hydra else "--cfg job"
+        missing = getattr(cause, "full_key", None) or key  # an entry of a mapping has its own name
+        return user_error(
+            got=f"{override}: no such name" + ("" if missing == key else f" as {missing}"),
+            expected=f"a name of the configuration{suggest(missing, known)}",
             do=f"correct the name; python train.py {listing} lists all",
         )
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     return user_error(
         got=f"{override}: {get_first_line(cause)}",
-        expected="a value of the right kind",
+        expected=_describe_kind(cause),
         do="correct it; python train.py --cfg "
         + ("hydra" if of_hydra else f"job --package {key.split('.')[0]}")
         + " shows the kinds",

@@ -35,7 +35,7 @@ from synaptune.search.objective.score import ObjectiveConfig, find_objective_fau
 from synaptune.search.pruning import PrunerConfig, find_pruner_faults
 from synaptune.search.space.values import Value
 from synaptune.study.artifacts import read_best
-from synaptune.synapse.circuit import SynapseParams
+from synaptune.synapse.circuit import SUBSYSTEMS, SynapseParams
 from synaptune.synapse.learned import find_learn_faults
 from synaptune.training.config import (
     LoggerConfig,
@@ -64,6 +64,26 @@ class Settings(NamedTuple):
     name: str
 
 
+def _read_synapse(cfg: DictConfig) -> SynapseParams:
+    values: Any = OmegaConf.to_object(cfg)
+    for name in SUBSYSTEMS:
+        if not dataclasses.is_dataclass(values[name]):
+            raise user_error(
+                got=f"synapse.{name}={values[name]}",
+                expected=f"synapse/{name}=CHOICE or synapse.{name}.NAME=VALUE",
+                do="write a choice with a slash; python train.py --help lists the choices",
+            )
+    learn = values.pop("learn", ())
+    if not isinstance(learn, str | list):
+        raise user_error(
+            got=f"synapse.learn={learn}",
+            expected="names of parameters, e.g. synapse.learn=[calcium.tau_c]",
+            do="correct it; synapse.learn=[] learns none",
+        )
+    names = [learn] if isinstance(learn, str) else map(str, learn)
+    return SynapseParams(**values, learn=tuple(names))
+
+
 def read_settings(cfg: DictConfig) -> Settings:
     """Return the typed values of a composed configuration.
 
@@ -77,9 +97,7 @@ def read_settings(cfg: DictConfig) -> Settings:
             expected="names of the configuration",
             do="correct the name; python train.py --cfg job lists all, --help the groups",
         )
-    values: Any = OmegaConf.to_object(cfg.synapse)
-    learn = values.pop("learn", ())
-    synapse = SynapseParams(**values, learn=tuple([learn] if isinstance(learn, str) else learn))
+    synapse = _read_synapse(cfg.synapse)
     groups: dict[str, Any] = {
         name: OmegaConf.to_object(cfg[name])
         for name in Settings._fields
