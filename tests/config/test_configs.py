@@ -185,6 +185,7 @@ def test_a_value_of_another_kind_is_told_what_the_name_takes(override, expected)
         ("search_space.ranges={a:1}", "to do: +search_space.ranges={a:1}"),
         ("objective.weights={recal:1}", "no such name as objective.weights.recal\n"),
         ("search_space.rangs=1", "closest: search_space.name"),
+        ("sede=1", "no such name\n"),
     ],
 )
 def test_an_entry_that_a_mapping_lacks_is_told(override, message):

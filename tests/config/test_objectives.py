@@ -107,9 +107,13 @@ def test_a_protocol_on_two_worker_processes_finds_what_one_process_finds(tmp_pat
 
     one, _ = protocol(tmp_path, "workers.count=1", study="one", budget=4)
     two, _ = protocol(tmp_path, "workers.count=2", study="two", budget=4)
-    assert {key(trial): (trial.params, trial.value) for trial in one} == {
-        key(trial): (trial.params, trial.value) for trial in two
+    assert {key(trial): trial.params for trial in one} == {
+        key(trial): trial.params for trial in two
     }
+    # One process has all threads and sums in another order.
+    assert {key(trial): trial.value for trial in one} == pytest.approx(
+        {key(trial): trial.value for trial in two}, abs=1e-6
+    )
 
 
 @pytest.mark.slow

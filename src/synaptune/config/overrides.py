@@ -279,7 +279,9 @@ def _explain_override(
     known = [*names, *groups]
     of_hydra = key.startswith("hydra")
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if getattr(cause, "object_type", None) is dict and not isinstance(cause, ConfigTypeError):
+    missing = getattr(cause, "full_key", None) or key  # an entry of a mapping has its own name
+    is_entry = "." in missing and getattr(cause, "object_type", None) is dict
+    if is_entry and not isinstance(cause, ConfigTypeError):
         return user_error(
             got=f"{override}, a new entry of a mapping",
             expected="a + before the name of a new entry",
@@ -287,7 +289,6 @@ def _explain_override(
         )
     if key not in known and not isinstance(cause, ValidationError | ConfigTypeError):
         listing = "--cfg hydra with the same hydra/sweeper=" if of_hydra else "--cfg job"
-        missing = getattr(cause, "full_key", None) or key  # an entry of a mapping has its own name
         return user_error(
             got=f"{override}: no such name" + ("" if missing == key else f" as {missing}"),
             expected=f"a name of the configuration{suggest(missing, known)}",
