@@ -8,16 +8,21 @@
  * rows / sets rows, in their order. A coordinate i of the post-activity has fast weights F[i] of
  * its own, so a few coordinates run at a time and only their weights are live.
  *
+ * The sums over j of F[i][j] run as vectors over i, and the gradients of the keys, which are sums
+ * over i, as vectors over j: no sum is taken within a vector but that of the change.
+ *
  * REAL is float or double, set by the build. The file includes no Python header; ctypes loads it.
  */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define WIDTH 4 /* coordinates at once */
+#define LANES 16 /* coordinates at once, forward */
+#define WIDTH 4  /* coordinates at once, backward */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef REAL real;
+typedef real Lanes __attribute__((vector_size(LANES * sizeof(real))));
 
 /* Parameters and constants in the order of `_PACKED` and `_CONSTANTS` in memory_kernel.py. */
 typedef struct {
@@ -43,31 +48,33 @@ typedef struct {
 /* Working memory of one row. Levels and gates are (tick + 1, rank). */
 typedef struct {
     real *camkii, *pp1, *gates, *opening, *dopening; /* opening: mean gate of a tick */
-    real *weights, *change, *found; /* of the coordinates that run, by token, backward only */
-    real *dbeta;                                     /* by token, backward only */
+    /* Backward only, by token: of the coordinates that run, WIDTH or LANES of them; dbeta of all. */
+    real *weights, *change, *found, *dbeta;
 } Work;
 
-static real sigmoid(real x) {
+INLINE real sigmoid(real x) {
     x = x > 60 ? 60 : x < -60 ? -60 : x;
     return 1 / (1 + (sizeof(real) == 4 ? (real)expf((float)-x) : (real)exp((double)-x)));
 }
 
-static Geometric geometric(real a, int tick) {
+INLINE Geometric geometric(real a, const int tick) {
     Geometric z = {1, 0, 0, 0};
-    const real slope = tick == 1 || a >= 0;
-    if (tick > 1 && a < 0) a = 0;
     for (int k = 0; k < tick; k++) {
         z.dgain = z.dgain * a + z.gain;
         z.gain = z.gain * a + 1;
         z.dpower = z.dpower * a + z.power;
         z.power *= a;
     }
-    z.dpower *= slope;
-    z.dgain *= slope;
     return z;
 }
 
-static real mean_size(const real *post, int rank, int tick) {
+/* What CaMKII retains per token; over a tick it is at least 0. */
+INLINE real retain(const Params *p, real on, const int tick) {
+    const real kept = 1 - p->camkii_up * on - p->camkii_down * (1 - on);
+    return tick > 1 && kept < 0 ? 0 : kept;
+}
+
+INLINE real mean_size(const real *post, const int rank, const int tick) {
     real sum = 0;
     for (int t = 0; t < tick; t++) sum += post[t * rank] < 0 ? -post[t * rank] : post[t * rank];
     return sum / tick;
@@ -78,120 +85,168 @@ static int count_used(const Job *job, const Params *p) {
 }
 
 /* Fill levels, gates and openings of a row: kinase.py, eqs. (1) to (3). */
-static void open_gates(const Job *job, const Params *p, const real *post, Work *w) {
-    const int rank = job->rank, ticks = job->tokens / job->tick, used = count_used(job, p);
-    const real slow = geometric(p->pp1_tau, job->tick).power, slope = p->switch_slope;
+INLINE void open_gates(const Job *job, const Params *p, const real *post, Work *w, const int rank,
+                       const int tick) {
+    const int ticks = job->tokens / tick, used = count_used(job, p);
+    const real slow = geometric(p->pp1_tau, tick).power, slope = p->switch_slope;
     memset(w->camkii, 0, sizeof(real) * rank);
     memset(w->pp1, 0, sizeof(real) * rank);
     for (int n = 0; n <= ticks; n++) {
-        real *m = w->camkii + n * rank, *g = w->pp1 + n * rank, sum = 0;
-        for (int i = 0; i < rank; i++) {
-            if (n) {
-                const real ca = mean_size(post + (size_t)(n - 1) * job->tick * rank + i, rank,
-                                          job->tick);
-                const real up = p->camkii_up * sigmoid(slope * (ca - p->camkii_thr));
-                const real down = p->camkii_down * sigmoid(slope * (p->camkii_thr - ca));
-                const Geometric z = geometric(1 - up - down, job->tick);
+        real *m = w->camkii + n * rank, *g = w->pp1 + n * rank, *gates = w->gates + n * rank;
+        if (n) {
+            const real *during = post + (size_t)(n - 1) * tick * rank;
+#pragma omp simd
+            for (int i = 0; i < rank; i++) {
+                const real ca = mean_size(during + i, rank, tick);
+                const real on = sigmoid(slope * (ca - p->camkii_thr)), up = p->camkii_up * on;
+                const Geometric z = geometric(retain(p, on, tick), tick);
                 m[i] = z.power * m[i - rank] + z.gain * up;
                 g[i] = slow * g[i - rank] + (1 - slow) * sigmoid(slope * (p->pp1_thr - ca));
             }
-            w->gates[n * rank + i] = sigmoid(p->gate_slope * (m[i] - g[i]));
-            if (i < used) sum += w->gates[n * rank + i];
         }
+#pragma omp simd
+        for (int i = 0; i < rank; i++) gates[i] = sigmoid(p->gate_slope * (m[i] - g[i]));
+        real sum = 0;
+        for (int i = 0; i < used; i++) sum += gates[i];
         w->opening[n] = sum / used;
     }
 }
 
 /* Add to dpost what the openings receive; the adjoint of `open_gates`. */
-static void reverse_gates(const Job *job, const Params *p, const real *post, const Work *w,
-                          real *dpost) {
-    const int rank = job->rank, ticks = job->tokens / job->tick, used = count_used(job, p);
-    const real slow = geometric(p->pp1_tau, job->tick).power, slope = p->switch_slope;
-    for (int i = 0; i < used; i++) {
-        real dm = 0, dg = 0;
-        for (int n = ticks; n > 0; n--) {
-            const size_t first = (size_t)(n - 1) * job->tick * rank + i;
-            const real gate = w->gates[n * rank + i];
-            const real dgate = w->dopening[n] / used * p->gate_slope * gate * (1 - gate);
-            dm += dgate;
-            dg -= dgate;
-            const real ca = mean_size(post + first, rank, job->tick);
-            const real on = sigmoid(slope * (ca - p->camkii_thr)), up = p->camkii_up * on;
-            const real silent = sigmoid(slope * (p->pp1_thr - ca));
-            const Geometric z = geometric(1 - up - p->camkii_down * (1 - on), job->tick);
-            const real dretention = dm * (z.dpower * w->camkii[(n - 1) * rank + i] + z.dgain * up);
-            /* The retention is 1 - up - camkii_down (1 - on). */
-            const real don = p->camkii_up * (dm * z.gain - dretention) + p->camkii_down * dretention;
-            const real dca = slope * (don * on * (1 - on) -
-                                      dg * (1 - slow) * silent * (1 - silent));
-            for (int t = 0; t < job->tick; t++) {
-                const real b = post[first + t * rank];
-                dpost[first + t * rank] += dca / job->tick * ((b > 0) - (b < 0));
-            }
-            dm *= z.power;
-            dg *= slow;
+INLINE void reverse_gates(const Job *job, const Params *p, const real *post, const Work *w,
+                          real *dpost, const int rank, const int tick) {
+    const int ticks = job->tokens / tick, used = count_used(job, p);
+    const real slow = geometric(p->pp1_tau, tick).power, slope = p->switch_slope;
+    real dm[rank], dg[rank], dca[rank], on[rank], silent[rank], kept[rank], moves[rank];
+    memset(dm, 0, sizeof dm);
+    memset(dg, 0, sizeof dg);
+    for (int n = ticks; n > 0; n--) {
+        const real *during = post + (size_t)(n - 1) * tick * rank, *gates = w->gates + n * rank;
+        const real *m = w->camkii + (n - 1) * rank, dopening = w->dopening[n] / used;
+        real *out = dpost + (size_t)(n - 1) * tick * rank;
+#pragma omp simd
+        for (int i = 0; i < rank; i++) {
+            const real ca = mean_size(during + i, rank, tick);
+            on[i] = sigmoid(slope * (ca - p->camkii_thr));
+            silent[i] = sigmoid(slope * (p->pp1_thr - ca));
+            kept[i] = retain(p, on[i], tick);
+            moves[i] = tick == 1 || kept[i] > 0; /* in a loop of its own, so that both vectorise */
         }
+#pragma omp simd
+        for (int i = 0; i < rank; i++) {
+            const real dgate = dopening * p->gate_slope * gates[i] * (1 - gates[i]) * (i < used);
+            dm[i] += dgate;
+            dg[i] -= dgate;
+            const Geometric z = geometric(kept[i], tick);
+            const real up = p->camkii_up * on[i];
+            const real dkept = moves[i] * dm[i] * (z.dpower * m[i] + z.dgain * up);
+            const real don = p->camkii_up * (dm[i] * z.gain - dkept) + p->camkii_down * dkept;
+            dca[i] = slope / tick * (don * on[i] * (1 - on[i]) -
+                                     dg[i] * (1 - slow) * silent[i] * (1 - silent[i]));
+            dm[i] *= z.power;
+            dg[i] *= slow;
+        }
+        for (int t = 0; t < tick; t++)
+#pragma omp simd
+            for (int i = 0; i < rank; i++) {
+                const real b = during[t * rank + i];
+                out[t * rank + i] += b > 0 ? dca[i] : b < 0 ? -dca[i] : 0;
+            }
     }
 }
 
-/* Run the coordinates first to first + WIDTH - 1 over the tokens; several at once hide the latency
- * of their sums. Forward: write `recalled`, `gated` and `bdnf`. Backward: keep F after each token in
- * w->weights, the writes in w->change and F p in w->found. */
+/* Return the sum over j of f[j] x[j]; four sums at once hide the latency of an addition. */
+INLINE Lanes multiply(const Lanes *f, const real *x, const int rank) {
+    Lanes sum[4] = {{0}};
+    int j = 0;
+    for (; j + 4 <= rank; j += 4)
+        for (int k = 0; k < 4; k++) sum[k] += f[j + k] * x[j + k];
+    for (; j < rank; j++) sum[0] += f[j] * x[j];
+    return sum[0] + sum[1] + (sum[2] + sum[3]);
+}
+
+/* Run the coordinates first to first + LANES - 1 over the tokens, those beyond the rank with a
+ * post-activity of 0. Forward: write `recalled`, `gated` and `bdnf`. Backward: keep the writes in
+ * w->change and F p in w->found, (tokens, LANES). */
 INLINE void run(const Job *job, const Params *p, int row, int first, Work *w, const int rank,
-                const int width) {
-    const int tokens = job->tokens;
+                const int traced) {
+    const int tokens = job->tokens, count = rank - first < LANES ? rank - first : LANES;
+    const size_t size = sizeof(real) * count;
     const real *pre = job->pre + (size_t)row * tokens * rank;
     const real *post = job->post + (size_t)row * tokens * rank + first;
     const real *write = job->write + (size_t)row * tokens;
     const real scale = p->write_scale * p->rate, fresh = 1 - p->trace_decay;
-    real f[width][rank], z[width][rank], bdnf[width];
+    const real kept = p->bdnf_tau;
+    Lanes f[rank], z[traced ? rank : 1], bdnf = {0};
     memset(f, 0, sizeof f);
     memset(z, 0, sizeof z);
-    memset(bdnf, 0, sizeof bdnf);
     for (int t = 0; t < tokens; t++) {
         const real *a = pre + (size_t)t * rank, *past = a - rank;
         const real beta = scale * write[t] * w->opening[t / job->tick];
-        for (int c = 0; c < width; c++) {
-            real found = 0, sum = 0;
-            if (t)
-                for (int j = 0; j < rank; j++) found += f[c][j] * past[j];
-            const real b = post[(size_t)t * rank + c];
-            const real change = beta * (job->delta ? b - p->decay * found : b);
-            if (t)
-                for (int j = 0; j < rank; j++) {
-                    z[c][j] = p->trace_decay * z[c][j] + fresh * change * past[j];
-                    f[c][j] = p->decay * f[c][j] + z[c][j];
-                    sum += f[c][j] * a[j];
-                }
-            if (job->drecalled) {
-                w->change[t * width + c] = change;
-                w->found[t * width + c] = found;
-            } else {
-                job->recalled[((size_t)row * tokens + t) * rank + first + c] = sum;
-                bdnf[c] = p->bdnf_tau * bdnf[c] +
-                          (1 - p->bdnf_tau) * (change < 0 ? -change : change);
+        Lanes b = {0}, found = {0}, sum = {0};
+        memcpy(&b, post + (size_t)t * rank, size);
+        if (t) found = multiply(f, past, rank);
+        const Lanes change = beta * (job->delta ? b - p->decay * found : b);
+        if (t) {
+            const Lanes new = traced ? fresh * change : change;
+            for (int j = 0; j < rank; j++) {
+                if (traced) z[j] = p->trace_decay * z[j] + new * past[j];
+                f[j] = p->decay * f[j] + (traced ? z[j] : new * past[j]);
             }
+            sum = multiply(f, a, rank);
         }
-        if (job->drecalled) memcpy(w->weights + (size_t)t * width * rank, f, sizeof f);
+        if (job->drecalled) {
+            memcpy(w->change + (size_t)t * LANES, &change, sizeof change);
+            memcpy(w->found + (size_t)t * LANES, &found, sizeof found);
+        } else {
+            memcpy(job->recalled + ((size_t)row * tokens + t) * rank + first, &sum, size);
+            Lanes size_of_change;
+            for (int c = 0; c < LANES; c++)
+                size_of_change[c] = change[c] < 0 ? -change[c] : change[c];
+            bdnf = kept * bdnf + (1 - kept) * size_of_change;
+        }
     }
     if (job->drecalled) return;
-    for (int c = 0; c < width; c++) {
+    for (int c = 0; c < count; c++) {
         const size_t i = (size_t)row * rank + first + c;
         const real gate = w->gates[(size_t)(tokens / job->tick) * rank + first + c];
-        for (int j = 0; j < rank; j++) job->gated[i * rank + j] = gate * f[c][j];
+        for (int j = 0; j < rank; j++) job->gated[i * rank + j] = gate * f[j][c];
         job->bdnf[i] = bdnf[c];
     }
 }
 
-/* The adjoint of `run`: add to dpre, dpost and w->dbeta. The first token writes and recalls
- * nothing. */
-INLINE void reverse(const Job *job, const Params *p, int row, int first, Work *w, const int rank,
-                    const int width) {
+/* Keep F of the coordinates first + from to first + from + width - 1 after each token in
+ * w->weights, from their writes. */
+INLINE void replay(const Job *job, const Params *p, int row, int from, Work *w, const int rank,
+                   const int width, const int traced) {
+    const real *pre = job->pre + (size_t)row * job->tokens * rank, fresh = 1 - p->trace_decay;
+    real f[width][rank], z[width][rank];
+    memset(f, 0, sizeof f);
+    memset(z, 0, sizeof z);
+    memset(w->weights, 0, sizeof f);
+    for (int t = 1; t < job->tokens; t++) {
+        const real *past = pre + (size_t)(t - 1) * rank;
+        for (int c = 0; c < width; c++) {
+            const real change = w->change[(size_t)t * LANES + from + c];
+#pragma omp simd
+            for (int j = 0; j < rank; j++) {
+                if (traced) z[c][j] = p->trace_decay * z[c][j] + fresh * change * past[j];
+                f[c][j] = p->decay * f[c][j] + (traced ? z[c][j] : change * past[j]);
+            }
+        }
+        memcpy(w->weights + (size_t)t * width * rank, f, sizeof f);
+    }
+}
+
+/* The adjoint of `run` for the coordinates that `replay` kept: add to dpre, dpost and w->dbeta. The
+ * first token writes and recalls nothing. */
+INLINE void reverse(const Job *job, const Params *p, int row, int first, int from, Work *w,
+                    const int rank, const int width, const int traced) {
     const int tokens = job->tokens;
-    const size_t begin = (size_t)row * tokens * rank;
-    const real *pre = job->pre + begin, *post = job->post + begin + first;
-    const real *write = job->write + (size_t)row * tokens, *dout = job->drecalled + begin + first;
-    real *dpre = job->dpre + begin, *dpost = job->dpost + begin + first;
+    const size_t begin = (size_t)row * tokens * rank, shift = begin + first + from;
+    const real *pre = job->pre + begin, *post = job->post + shift;
+    const real *write = job->write + (size_t)row * tokens, *dout = job->drecalled + shift;
+    real *dpre = job->dpre + begin, *dpost = job->dpost + shift;
     const real scale = p->write_scale * p->rate, fresh = 1 - p->trace_decay;
     real df[width][rank], dz[width][rank];
     memset(df, 0, sizeof df);
@@ -205,24 +260,28 @@ INLINE void reverse(const Job *job, const Params *p, int row, int first, Work *w
         for (int c = 0; c < width; c++) {
             const real *f = w->weights + ((size_t)t * width + c) * rank, *before = f - width * rank;
             const real g = dout[(size_t)t * rank + c], b = post[(size_t)t * rank + c];
-            const real change = w->change[t * width + c], found = w->found[t * width + c];
+            const real change = w->change[(size_t)t * LANES + from + c];
+            const real found = w->found[(size_t)t * LANES + from + c];
             real dchange = 0;
+#pragma omp simd reduction(+ : dchange)
             for (int j = 0; j < rank; j++) {
                 df[c][j] += g * a[j];
                 da[j] += g * f[j];
-                dz[c][j] += df[c][j];
-                dchange += dz[c][j] * past[j];
+                if (traced) dz[c][j] += df[c][j];
+                dchange += (traced ? dz : df)[c][j] * past[j];
             }
             dchange *= fresh;
             const real dfound = job->delta ? -p->decay * beta * dchange : 0;
+#pragma omp simd
             for (int j = 0; j < rank; j++) {
-                dpast[j] += fresh * change * dz[c][j] + dfound * before[j];
+                dpast[j] += fresh * change * (traced ? dz : df)[c][j] + dfound * before[j];
                 df[c][j] = p->decay * df[c][j] + dfound * past[j];
-                dz[c][j] *= p->trace_decay;
+                if (traced) dz[c][j] *= p->trace_decay;
             }
             dpost[(size_t)t * rank + c] += beta * dchange;
             w->dbeta[t] += dchange * (job->delta ? b - p->decay * found : b);
         }
+#pragma omp simd
         for (int j = 0; j < rank; j++) {
             dpre[(size_t)t * rank + j] += da[j];
             dpre[(size_t)(t - 1) * rank + j] += dpast[j];
@@ -230,15 +289,14 @@ INLINE void reverse(const Job *job, const Params *p, int row, int first, Work *w
     }
 }
 
-INLINE void run_row(const Job *job, int row, Work *w, const int rank) {
+INLINE void run_row(const Job *job, int row, Work *w, const int rank, const int tick,
+                    const int traced) {
     const Params *p = job->params + row / (job->rows / job->sets);
     const int tokens = job->tokens;
     const real *post = job->post + (size_t)row * tokens * rank;
-    open_gates(job, p, post, w);
+    open_gates(job, p, post, w, rank, tick);
     if (!job->drecalled) {
-        int i = 0;
-        for (; i + WIDTH <= rank; i += WIDTH) run(job, p, row, i, w, rank, WIDTH);
-        for (; i < rank; i++) run(job, p, row, i, w, rank, 1);
+        for (int i = 0; i < rank; i += LANES) run(job, p, row, i, w, rank, traced);
         return;
     }
     const real *write = job->write + (size_t)row * tokens;
@@ -246,28 +304,45 @@ INLINE void run_row(const Job *job, int row, Work *w, const int rank) {
     memset(dpost, 0, sizeof(real) * tokens * rank);
     memset(job->dpre + (size_t)row * tokens * rank, 0, sizeof(real) * tokens * rank);
     memset(w->dbeta, 0, sizeof(real) * tokens);
-    memset(w->dopening, 0, sizeof(real) * (tokens / job->tick + 1));
-    int i = 0;
-    for (; i + WIDTH <= rank; i += WIDTH) {
-        run(job, p, row, i, w, rank, WIDTH);
-        reverse(job, p, row, i, w, rank, WIDTH);
-    }
-    for (; i < rank; i++) {
-        run(job, p, row, i, w, rank, 1);
-        reverse(job, p, row, i, w, rank, 1);
+    memset(w->dopening, 0, sizeof(real) * (tokens / tick + 1));
+    for (int i = 0; i < rank; i += LANES) {
+        const int count = rank - i < LANES ? rank - i : LANES;
+        run(job, p, row, i, w, rank, traced);
+        int c = 0;
+        for (; c + WIDTH <= count; c += WIDTH) {
+            replay(job, p, row, c, w, rank, WIDTH, traced);
+            reverse(job, p, row, i, c, w, rank, WIDTH, traced);
+        }
+        for (; c < count; c++) {
+            replay(job, p, row, c, w, rank, 1, traced);
+            reverse(job, p, row, i, c, w, rank, 1, traced);
+        }
     }
     const real scale = p->write_scale * p->rate;
     for (int t = 0; t < tokens; t++) {
-        job->dwrite[(size_t)row * tokens + t] = scale * w->opening[t / job->tick] * w->dbeta[t];
-        w->dopening[t / job->tick] += scale * write[t] * w->dbeta[t];
+        job->dwrite[(size_t)row * tokens + t] = scale * w->opening[t / tick] * w->dbeta[t];
+        w->dopening[t / tick] += scale * write[t] * w->dbeta[t];
     }
-    reverse_gates(job, p, post, w, dpost);
+    reverse_gates(job, p, post, w, dpost, rank, tick);
+}
+
+/* Run a row with constants where they are common: the loops over them vectorise. */
+static void run_any(const Job *job, int row, Work *w) {
+    const Params *p = job->params + row / (job->rows / job->sets);
+    const int rank = job->rank, tick = job->tick;
+    if (p->trace_decay != 0 || tick != 4) return run_row(job, row, w, rank, tick, 1);
+    switch (rank) {
+    case 8: return run_row(job, row, w, 8, 4, 0);
+    case 16: return run_row(job, row, w, 16, 4, 0);
+    case 32: return run_row(job, row, w, 32, 4, 0);
+    default: return run_row(job, row, w, rank, tick, 1);
+    }
 }
 
 /* Divide a block of memory for a row; NULL when there is none. */
 static real *allocate(const Job *job, Work *w) {
     const size_t levels = (size_t)job->tokens / job->tick + 1, tokens = job->tokens;
-    const size_t kept = job->drecalled ? tokens * (WIDTH * (job->rank + 2) + 1) : 0;
+    const size_t kept = job->drecalled ? tokens * (WIDTH * job->rank + 2 * LANES + 1) : 0;
     real *memory = malloc(sizeof(real) * (levels * (3 * job->rank + 2) + kept));
     if (!memory) return NULL;
     real *next = memory;
@@ -277,8 +352,8 @@ static real *allocate(const Job *job, Work *w) {
     w->opening = next, next += levels;
     w->dopening = next, next += levels;
     w->dbeta = next, next += tokens;
-    w->change = next, next += WIDTH * tokens;
-    w->found = next, next += WIDTH * tokens;
+    w->change = next, next += LANES * tokens;
+    w->found = next, next += LANES * tokens;
     w->weights = next;
     return memory;
 }
@@ -300,13 +375,7 @@ int synapse_memory(const real *pre, const real *post, const real *write, real *r
         failed = !memory;
 #pragma omp for schedule(static)
         for (int row = 0; row < rows; row++) {
-            if (failed) continue;
-            switch (rank) { /* with a constant rank the loops over it vectorise */
-            case 8: run_row(&job, row, &work, 8); break;
-            case 16: run_row(&job, row, &work, 16); break;
-            case 32: run_row(&job, row, &work, 32); break;
-            default: run_row(&job, row, &work, rank);
-            }
+            if (!failed) run_any(&job, row, &work);
         }
         free(memory);
     }
