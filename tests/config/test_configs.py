@@ -163,34 +163,23 @@ def test_every_unfit_override_is_told_with_near_names():
 
 
 @pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        ("model.smear=1x", "true or false"),
-        ("trial.timeout=abc", "a number or null"),
-        ("workers.devices=3", "a list such as [a,b]"),
-        ("search_space.ranges=3", "a mapping such as {a:1,b:2}"),
-        ("search_space.ranges=[1]", "a value of the right kind"),
-    ],
-)
-def test_a_value_of_another_kind_is_told_what_the_name_takes(override, expected):
-    register()
-    (fault,) = find_override_faults([override], CONF, "train")
-    assert f"got {override}: " in str(fault)
-    assert f"expected: {expected}\n" in str(fault)
-
-
-@pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("model.smear=1x", "expected: true or false\n"),
+        ("trial.timeout=abc", "expected: a number or null\n"),
+        ("workers.devices=3", "expected: a list such as [a,b]\n"),
+        ("search_space.ranges=3", "expected: a mapping such as {a:1,b:2}\n"),
+        ("search_space.ranges=[1]", "expected: a value of the right kind\n"),
         ("search_space.ranges={a:1}", "to do: +search_space.ranges={a:1}"),
         ("objective.weights={recal:1}", "no such name as objective.weights.recal\n"),
         ("search_space.rangs=1", "closest: search_space.name"),
         ("sede=1", "no such name\n"),
     ],
 )
-def test_an_entry_that_a_mapping_lacks_is_told(override, message):
+def test_a_refused_override_is_told_what_its_name_takes(override, message):
     register()
     (fault,) = find_override_faults([override], CONF, "train")
+    assert str(fault).startswith(f"got {override}")
     assert message in str(fault)
 
 
