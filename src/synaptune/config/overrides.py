@@ -13,7 +13,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf.errors import ConfigTypeError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    ConfigTypeError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from synaptune.config.conf import is_choice
 from synaptune.config.flat import list_names
@@ -280,8 +286,9 @@ def _explain_override(
     of_hydra = key.startswith("hydra")
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     missing = getattr(cause, "full_key", None) or key  # an entry of a mapping has its own name
-    is_entry = "." in missing and getattr(cause, "object_type", None) is dict
-    if is_entry and not isinstance(cause, ConfigTypeError):
+    if get_origin(getattr(cause, "ref_type", None)) is dict and isinstance(
+        cause, ConfigKeyError | ConfigAttributeError
+    ):
         return user_error(
             got=f"{override}, a new entry of a mapping",
             expected="a + before the name of a new entry",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from synaptune.analysis.regimes import Gain, Regime
@@ -9,6 +10,7 @@ from synaptune.report.figures.layout import FigureLayout, draw_dots, measure_tex
 from synaptune.report.figures.theme import SMALL_SIZE, Drawing, Palette
 
 _ROW, _HEAD, _FOOT = 26.0, 40.0, 40.0  # heights of a row, of a title and of the ticks
+_LINE, _GAP = 13.0, 26.0  # height of a line of a label, space around labels
 _SHARE = 0.5  # of the widest interval that is drawn over the span of the means
 
 
@@ -24,7 +26,7 @@ def draw_regimes(regimes: Sequence[Regime], palette: Palette) -> Drawing | None:
     heights = [_HEAD + _ROW * len(rows) + _FOOT for _, rows in gains]
     layout = FigureLayout(sum(heights), palette)
     labels = [label for _, rows in gains for label in rows]
-    left = min(max(measure_text(label, SMALL_SIZE) for label in labels), 0.5 * layout.width) + 26.0
+    left = min(max(measure_text(label, SMALL_SIZE) for label in labels), 0.5 * layout.width) + _GAP
     top = 0.0
     for (regime, rows), height in zip(gains, heights, strict=True):
         title = regime.name if regime.equal == "steps" else f"{regime.name}, equal {regime.equal}"
@@ -65,4 +67,13 @@ def _draw_panel(layout: FigureLayout, rows: Mapping[str, Gain], left: float, top
             [gain.low, gain.high], [row, row], color=colour, linewidth=2.4, solid_capstyle="round"
         )
         draw_dots(axes, [gain.mean], [row], colour=colour, size=10.0, zorder=4)
-        layout.add_text(left - 12, top + _ROW * (row + 0.5) + 4.5, label, ha="right")
+        lines = _wrap(label, left - _GAP)
+        first = top + _ROW * (row + 0.5) + 4.5 - 0.5 * _LINE * (len(lines) - 1)
+        for number, line in enumerate(lines):
+            layout.add_text(left - 12, first + _LINE * number, line, ha="right")
+
+
+def _wrap(label: str, width: float) -> list[str]:
+    """Return a label in lines of about a width."""
+    size = measure_text(label, SMALL_SIZE)
+    return [label] if size <= width else textwrap.wrap(label, int(len(label) * width / size))
