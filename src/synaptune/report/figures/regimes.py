@@ -76,4 +76,4 @@ def _draw_panel(layout: FigureLayout, rows: Mapping[str, Gain], left: float, top
 def _wrap(label: str, width: float) -> list[str]:
     """Return a label in lines of about a width."""
     size = measure_text(label, SMALL_SIZE)
-    return [label] if size <= width else textwrap.wrap(label, int(len(label) * width / size))
+    return [label] if size <= width + 1.0 else textwrap.wrap(label, int(len(label) * width / size))
