@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,11 @@ def _run_dashboard(options: argparse.Namespace) -> None:
 
     pages = DashboardApp(index, start=start, write=options.write)
     serve(server, pages, access, on_ready=print_url)
+    # A thread may still compute a page. When Python ends, it ends such threads, which aborts the
+    # process if one of them runs C++ code. Nothing is lost: a change of a study is a transaction.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _make_index(study: str | None, storage: str | None) -> Any:

@@ -64,26 +64,6 @@ class Settings(NamedTuple):
     name: str
 
 
-def _read_synapse(cfg: DictConfig) -> SynapseParams:
-    values: Any = OmegaConf.to_object(cfg)
-    for name in SUBSYSTEMS:
-        if not dataclasses.is_dataclass(values[name]):
-            raise user_error(
-                got=f"synapse.{name}={values[name]}",
-                expected=f"synapse/{name}=CHOICE or synapse.{name}.NAME=VALUE",
-                do="write a choice with a slash; python train.py --help lists the choices",
-            )
-    learn = values.pop("learn", ())
-    if not isinstance(learn, str | list):
-        raise user_error(
-            got=f"synapse.learn={learn}",
-            expected="names of parameters, e.g. synapse.learn=[calcium.tau_c]",
-            do="correct it; synapse.learn=[] learns none",
-        )
-    names = [learn] if isinstance(learn, str) else map(str, learn)
-    return SynapseParams(**values, learn=tuple(names))
-
-
 def read_settings(cfg: DictConfig) -> Settings:
     """Return the typed values of a composed configuration.
 
@@ -127,6 +107,26 @@ def read_settings(cfg: DictConfig) -> Settings:
             + "\n  to do: correct these values and start again"
         )
     return settings
+
+
+def _read_synapse(cfg: DictConfig) -> SynapseParams:
+    values: Any = OmegaConf.to_object(cfg)
+    for name in SUBSYSTEMS:
+        if not dataclasses.is_dataclass(values[name]):
+            raise user_error(
+                got=f"synapse.{name}={values[name]}",
+                expected=f"synapse/{name}=CHOICE or synapse.{name}.NAME=VALUE",
+                do="write a choice with a slash; python train.py --help lists the choices",
+            )
+    learn = values.pop("learn", ())
+    if not isinstance(learn, str | list):
+        raise user_error(
+            got=f"synapse.learn={learn}",
+            expected="names of parameters, e.g. synapse.learn=[calcium.tau_c]",
+            do="correct it; synapse.learn=[] learns none",
+        )
+    names = [learn] if isinstance(learn, str) else map(str, learn)
+    return SynapseParams(**values, learn=tuple(names))
 
 
 def _find_kind_faults(settings: Settings) -> list[str]:

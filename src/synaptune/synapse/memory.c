@@ -168,16 +168,14 @@ INLINE Lanes multiply(const Lanes *f, const real *x, const int rank) {
 /* Run the coordinates first to first + LANES - 1 over the tokens, those beyond the rank with a
  * post-activity of 0. Forward: write `recalled`, `gated` and `bdnf`. Backward: keep the writes in
  * w->change and F p in w->found, (tokens, LANES). */
-INLINE void run(const Job *job, const Params *p, int row, int first, Work *w, const int rank,
-                const int traced) {
+INLINE void run(const Job *job, const Params *p, int row, int first, Work *w, const int rank) {
     const int tokens = job->tokens, count = rank - first < LANES ? rank - first : LANES;
     const size_t size = sizeof(real) * count;
     const real *pre = job->pre + (size_t)row * tokens * rank;
     const real *post = job->post + (size_t)row * tokens * rank + first;
     const real *write = job->write + (size_t)row * tokens;
     const real scale = p->write_scale * p->rate, fresh = 1 - p->trace_decay;
-    const real kept = p->bdnf_tau;
-    Lanes f[rank], z[traced ? rank : 1], bdnf = {0};
+    Lanes f[rank], z[rank], bdnf = {0};
     memset(f, 0, sizeof f);
     memset(z, 0, sizeof z);
     for (int t = 0; t < tokens; t++) {
@@ -188,10 +186,9 @@ INLINE void run(const Job *job, const Params *p, int row, int first, Work *w, co
         if (t) found = multiply(f, past, rank);
         const Lanes change = beta * (job->delta ? b - p->decay * found : b);
         if (t) {
-            const Lanes new = traced ? fresh * change : change;
             for (int j = 0; j < rank; j++) {
-                if (traced) z[j] = p->trace_decay * z[j] + new * past[j];
-                f[j] = p->decay * f[j] + (traced ? z[j] : new * past[j]);
+                z[j] = p->trace_decay * z[j] + fresh * change * past[j];
+                f[j] = p->decay * f[j] + z[j];
             }
             sum = multiply(f, a, rank);
         }
@@ -200,10 +197,9 @@ INLINE void run(const Job *job, const Params *p, int row, int first, Work *w, co
             memcpy(w->found + (size_t)t * LANES, &found, sizeof found);
         } else {
             memcpy(job->recalled + ((size_t)row * tokens + t) * rank + first, &sum, size);
-            Lanes size_of_change;
             for (int c = 0; c < LANES; c++)
-                size_of_change[c] = change[c] < 0 ? -change[c] : change[c];
-            bdnf = kept * bdnf + (1 - kept) * size_of_change;
+                bdnf[c] = p->bdnf_tau * bdnf[c] +
+                          (1 - p->bdnf_tau) * (change[c] < 0 ? -change[c] : change[c]);
         }
     }
     if (job->drecalled) return;
@@ -218,7 +214,7 @@ INLINE void run(const Job *job, const Params *p, int row, int first, Work *w, co
 /* Keep F of the coordinates first + from to first + from + width - 1 after each token in
  * w->weights, from their writes. */
 INLINE void replay(const Job *job, const Params *p, int row, int from, Work *w, const int rank,
-                   const int width, const int traced) {
+                   const int width) {
     const real *pre = job->pre + (size_t)row * job->tokens * rank, fresh = 1 - p->trace_decay;
     real f[width][rank], z[width][rank];
     memset(f, 0, sizeof f);
@@ -230,8 +226,8 @@ INLINE void replay(const Job *job, const Params *p, int row, int from, Work *w, 
             const real change = w->change[(size_t)t * LANES + from + c];
 #pragma omp simd
             for (int j = 0; j < rank; j++) {
-                if (traced) z[c][j] = p->trace_decay * z[c][j] + fresh * change * past[j];
-                f[c][j] = p->decay * f[c][j] + (traced ? z[c][j] : change * past[j]);
+                z[c][j] = p->trace_decay * z[c][j] + fresh * change * past[j];
+                f[c][j] = p->decay * f[c][j] + z[c][j];
             }
         }
         memcpy(w->weights + (size_t)t * width * rank, f, sizeof f);
@@ -241,7 +237,7 @@ INLINE void replay(const Job *job, const Params *p, int row, int from, Work *w, 
 /* The adjoint of `run` for the coordinates that `replay` kept: add to dpre, dpost and w->dbeta. The
  * first token writes and recalls nothing. */
 INLINE void reverse(const Job *job, const Params *p, int row, int first, int from, Work *w,
-                    const int rank, const int width, const int traced) {
+                    const int rank, const int width) {
     const int tokens = job->tokens;
     const size_t begin = (size_t)row * tokens * rank, shift = begin + first + from;
     const real *pre = job->pre + begin, *post = job->post + shift;
@@ -267,16 +263,16 @@ INLINE void reverse(const Job *job, const Params *p, int row, int first, int fro
             for (int j = 0; j < rank; j++) {
                 df[c][j] += g * a[j];
                 da[j] += g * f[j];
-                if (traced) dz[c][j] += df[c][j];
-                dchange += (traced ? dz : df)[c][j] * past[j];
+                dz[c][j] += df[c][j];
+                dchange += dz[c][j] * past[j];
             }
             dchange *= fresh;
             const real dfound = job->delta ? -p->decay * beta * dchange : 0;
 #pragma omp simd
             for (int j = 0; j < rank; j++) {
-                dpast[j] += fresh * change * (traced ? dz : df)[c][j] + dfound * before[j];
+                dpast[j] += fresh * change * dz[c][j] + dfound * before[j];
                 df[c][j] = p->decay * df[c][j] + dfound * past[j];
-                if (traced) dz[c][j] *= p->trace_decay;
+                dz[c][j] *= p->trace_decay;
             }
             dpost[(size_t)t * rank + c] += beta * dchange;
             w->dbeta[t] += dchange * (job->delta ? b - p->decay * found : b);
@@ -289,14 +285,13 @@ INLINE void reverse(const Job *job, const Params *p, int row, int first, int fro
     }
 }
 
-INLINE void run_row(const Job *job, int row, Work *w, const int rank, const int tick,
-                    const int traced) {
+INLINE void run_row(const Job *job, int row, Work *w, const int rank, const int tick) {
     const Params *p = job->params + row / (job->rows / job->sets);
     const int tokens = job->tokens;
     const real *post = job->post + (size_t)row * tokens * rank;
     open_gates(job, p, post, w, rank, tick);
     if (!job->drecalled) {
-        for (int i = 0; i < rank; i += LANES) run(job, p, row, i, w, rank, traced);
+        for (int i = 0; i < rank; i += LANES) run(job, p, row, i, w, rank);
         return;
     }
     const real *write = job->write + (size_t)row * tokens;
@@ -307,15 +302,15 @@ INLINE void run_row(const Job *job, int row, Work *w, const int rank, const int 
     memset(w->dopening, 0, sizeof(real) * (tokens / tick + 1));
     for (int i = 0; i < rank; i += LANES) {
         const int count = rank - i < LANES ? rank - i : LANES;
-        run(job, p, row, i, w, rank, traced);
+        run(job, p, row, i, w, rank);
         int c = 0;
         for (; c + WIDTH <= count; c += WIDTH) {
-            replay(job, p, row, c, w, rank, WIDTH, traced);
-            reverse(job, p, row, i, c, w, rank, WIDTH, traced);
+            replay(job, p, row, c, w, rank, WIDTH);
+            reverse(job, p, row, i, c, w, rank, WIDTH);
         }
         for (; c < count; c++) {
-            replay(job, p, row, c, w, rank, 1, traced);
-            reverse(job, p, row, i, c, w, rank, 1, traced);
+            replay(job, p, row, c, w, rank, 1);
+            reverse(job, p, row, i, c, w, rank, 1);
         }
     }
     const real scale = p->write_scale * p->rate;
@@ -328,14 +323,11 @@ INLINE void run_row(const Job *job, int row, Work *w, const int rank, const int 
 
 /* Run a row with constants where they are common: the loops over them vectorise. */
 static void run_any(const Job *job, int row, Work *w) {
-    const Params *p = job->params + row / (job->rows / job->sets);
-    const int rank = job->rank, tick = job->tick;
-    if (p->trace_decay != 0 || tick != 4) return run_row(job, row, w, rank, tick, 1);
-    switch (rank) {
-    case 8: return run_row(job, row, w, 8, 4, 0);
-    case 16: return run_row(job, row, w, 16, 4, 0);
-    case 32: return run_row(job, row, w, 32, 4, 0);
-    default: return run_row(job, row, w, rank, tick, 1);
+    switch (job->tick == 4 ? job->rank : 0) {
+    case 8: return run_row(job, row, w, 8, 4);
+    case 16: return run_row(job, row, w, 16, 4);
+    case 32: return run_row(job, row, w, 32, 4);
+    default: return run_row(job, row, w, job->rank, job->tick);
     }
 }
 
