@@ -366,6 +366,20 @@ def test_training_with_the_chosen_experts_alone_equals_all_of_them_weighed(feedf
         assert torch.allclose(gradient, reference[name], atol=2e-3 * float(scale)), name
 
 
+def test_the_chosen_experts_keep_less_for_the_backward_pass_than_a_dense_block():
+    """Rectified hidden units alone, where autograd keeps their squares and outputs as well."""
+    kept = {}
+    for experts in (1, 4):
+        model = make_active_model(**OFF | dict(experts=experts), ff_multiple=16).train()
+        sizes = {weight.data_ptr(): 0 for weight in model.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, sizes=sizes: (sizes.setdefault(x.data_ptr(), x.nbytes), x)[1], lambda x: x
+        ):
+            model(draw_tokens()).logits.sum().backward()
+        kept[experts] = sum(sizes.values())
+    assert kept[4] < kept[1]
+
+
 @pytest.mark.slow
 def test_a_model_that_torch_compile_traces_is_the_same_model():
     """Of torch.compile only the tracing runs here; the code that it writes takes minutes."""

@@ -92,6 +92,46 @@ class SquaredRelu(torch.autograd.Function):
         return slope * (2.0 * weight), (slope * rectified).sum(-1, keepdim=True)
 
 
+class ChosenExperts(torch.autograd.Function):
+    """y (1) with squared ReLU from slots that are sorted by expert, with its gradient.
+
+    It keeps the rectified hidden units alone, and not their squares, the inputs and the outputs of
+    the slots: these are computed again in a pass over the hidden units and a selection of rows.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, factor: Tensor, up: Tensor, down: Tensor, token: Tensor, ends: Tensor
+    ) -> Tensor:
+        """Return y, (token, width).
+
+        Args:
+            ctx: context of autograd.
+            x: normalised input, (token, width).
+            factor: p of (1) of the slots, (slot, 1).
+            up: (expert, hidden, width).
+            down: (expert, hidden, width).
+            token: index of the token of each slot, (slot,).
+            ends: end of each expert's slots, (expert,), int32.
+        """
+        rectified = F.grouped_mm(x[token], up.transpose(1, 2), offs=ends).relu_()
+        ctx.save_for_backward(x, factor, up, down, token, ends, rectified)
+        out = F.grouped_mm(rectified * rectified, down, offs=ends).mul_(factor)
+        return torch.zeros_like(x).index_add_(0, token, out)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, factor, up, down, token, ends, rectified = ctx.saved_tensors
+        grad = grad[token]
+        slope = F.grouped_mm(grad, down.transpose(1, 2), offs=ends).mul_(rectified)
+        grad_factor = (slope * rectified).sum(-1, keepdim=True)
+        grad_down = F.grouped_mm((rectified * rectified).T, grad * factor, offs=ends)
+        slope.mul_(2.0 * factor)
+        grad_up = F.grouped_mm(slope.T, x[token], offs=ends)
+        grad_x = torch.zeros_like(x).index_add_(0, token, F.grouped_mm(slope, up, offs=ends))
+        return grad_x, grad_factor, grad_up, grad_down, None, None
+
+
 class FeedForward(nn.Module):
     """`experts` feed-forward networks side by side; with one expert a dense block.
 
@@ -122,25 +162,26 @@ class FeedForward(nn.Module):
             else None
         )
 
-    def compute_hidden(self, x: Tensor, weight: Tensor) -> Tensor:
+    def compute_hidden(self, x: Tensor, weight: Tensor | None) -> Tensor:
         """Return the weighed hidden units of all experts, (batch, token, experts * hidden).
 
         Args:
             x: normalised input, (batch, token, width).
-            weight: p of (1), (batch, token, expert).
+            weight: p of (1), (batch, token, expert); None: 1.
         """
         up = F.linear(x, self.up.flatten(0, 1)).unflatten(-1, (self.experts, -1))
-        weight = weight.to(up.dtype)[..., None]
+        weight = None if weight is None else weight.to(up.dtype)[..., None]
         if self.gate is None:
             return SquaredRelu.apply(up, weight)[0].flatten(-2)  # type: ignore[index]
         gate = F.linear(x, self.gate.flatten(0, 1)).unflatten(-1, (self.experts, -1))
-        return (F.silu(gate) * up * weight).flatten(-2)
+        hidden = F.silu(gate) * up
+        return (hidden if weight is None else hidden * weight).flatten(-2)
 
     def forward(self, x: Tensor, params: SynapseTensors) -> FeedForwardOutput:
         """Run the block on normalised input x (batch, token, width)."""
         if self.router is None:
             return FeedForwardOutput(
-                self.compute_hidden(x, x.new_ones(*x.shape[:-1], 1)) @ self.down.flatten(0, 1),
+                self.compute_hidden(x, None) @ self.down.flatten(0, 1),
                 x.new_zeros(()),
                 None,
             )
@@ -163,14 +204,14 @@ class FeedForward(nn.Module):
         order = expert.argsort(stable=True)
         token, expert = order // self.top_k, expert[order]
         ends = torch.bincount(expert, minlength=self.experts).cumsum(0).int()
-        slots, factor = tokens[token], weight[token, expert][:, None].to(x.dtype)
-        up = F.grouped_mm(slots, self.up.transpose(1, 2), offs=ends)
+        factor = weight[token, expert][:, None].to(x.dtype)
         if self.gate is None:
-            hidden = SquaredRelu.apply(up, None)[0]  # type: ignore[index]
-        else:
-            gate = F.grouped_mm(slots, self.gate.transpose(1, 2), offs=ends)
-            hidden = F.silu(gate) * up
-        out = F.grouped_mm(hidden, self.down, offs=ends) * factor
+            y = ChosenExperts.apply(tokens, factor, self.up, self.down, token, ends)
+            return y.view_as(x)  # type: ignore[union-attr]
+        slots = tokens[token]
+        up = F.grouped_mm(slots, self.up.transpose(1, 2), offs=ends)
+        gate = F.grouped_mm(slots, self.gate.transpose(1, 2), offs=ends)
+        out = F.grouped_mm(F.silu(gate) * up, self.down, offs=ends) * factor
         return torch.zeros_like(tokens).index_add(0, token, out).view_as(x)
 
     def get_mixing_matrices(self, plan: RemodelPlan) -> dict[str, Tensor]:
