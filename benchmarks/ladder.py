@@ -2,6 +2,7 @@
 
     python benchmarks/ladder.py [--budget 30] [--seeds 5] [--workers 2] [overrides ...]
     python benchmarks/ladder.py data=text data.path=FILE
+    python benchmarks/ladder.py --compared training.steps=800 --only "plain, wide" [--only NAME]
 
 The text is that of the configuration, the standard library without an override. The steps:
 
@@ -17,8 +18,10 @@ The text is that of the configuration, the standard library without an override.
 
 The wide plain model has at least as many parameters as the full synaptic one, and the distance of
 the lowest validation loss; with smeared keys it has the simplest counterpart of the memory too.
-Gains are paired over the seeds, against plain RoPE and against the plain rung of the lowest mean
-test perplexity: a choice by the test split that favours the plain model.
+Gains are paired over the seeds, against the first rung, plain RoPE, and against the plain rung of
+the lowest mean test perplexity: a choice by the test split that favours the plain model.
+`--compared` changes the scale of steps 3 to 5 alone: strengths and values of short runs of a small
+model, compared in a larger one or in longer runs. `--only` leaves out the other rungs.
 The tables and a JSON file are in outputs/ladder/TEXT, beside all finished runs: the same command
 continues an interrupted ladder.
 """
@@ -54,7 +57,9 @@ from runs import (
     start_pool,
 )
 from tuning import (
+    HIGHEST_RATE,
     LEARNING_RATE,
+    LOWEST_RATE,
     SEARCH_SEED,
     format_overrides,
     make_grid,
@@ -93,6 +98,16 @@ PLAIN_BY_DISTANCE = {
 }
 PLAIN_RUNGS = (PLAIN, ALIBI, *PLAIN_BY_DISTANCE.values(), WIDE, SMEARED)
 FULL = "+ experts: synaptic, tuned"
+SYNAPTIC_RUNGS = (
+    "synaptic: distance alone",
+    "+ memory",
+    "+ dynamics",
+    FULL,
+    "experts as one wide network",
+    "synaptic, defaults",
+)
+RUNGS = (*PLAIN_RUNGS, *SYNAPTIC_RUNGS)
+COMPARISONS = {"equal_steps": "Equal steps", "equal_time": "Equal training time"}
 NO_RELEASE, NO_MEMORY, NO_EXPERTS = "no_release", "no_memory", "no_experts"
 
 
@@ -167,7 +182,13 @@ def read_tuned(path: Path) -> dict[str, Any]:
 def make_rungs(
     common: Sequence[str], distances: Sequence[Distance], values: dict[str, Any]
 ) -> dict[str, tuple[str, ...]]:
-    """Return the overrides of all rungs by name; the plain model with RoPE is the first."""
+    """Return the overrides of all rungs by name; the plain model with RoPE is the first.
+
+    Args:
+        common: overrides of all compared runs.
+        distances: the tuned distances of the plain model.
+        values: the tuned values of the synapse.
+    """
     tuned = ("model=synaptic", *format_overrides(values))
 
     def without(*mechanisms: str) -> tuple[str, ...]:
@@ -177,19 +198,35 @@ def make_rungs(
     model = compose_config(common).model
     multiple = model.ff_multiple * model.experts // model.top_k
     wide = (*best.overrides, f"model.width={find_wide(common, best.overrides, tuned)}")
-    return {
-        PLAIN: ("ablation=plain",),
-        ALIBI: ("ablation=plain", "position=alibi"),
-        **{PLAIN_BY_DISTANCE[d.variant]: d.overrides for d in distances},
-        WIDE: wide,
-        SMEARED: (*wide, "model.smear=true"),
-        "synaptic: distance alone": without(NO_RELEASE, NO_MEMORY, NO_EXPERTS),
-        "+ memory": without(NO_RELEASE, NO_EXPERTS),
-        "+ dynamics": without(NO_EXPERTS),
-        FULL: tuned,
-        "experts as one wide network": (*without(NO_EXPERTS), f"model.ff_multiple={multiple}"),
-        "synaptic, defaults": ("model=synaptic",),
-    }
+    overrides = (
+        ("ablation=plain",),
+        ("ablation=plain", "position=alibi"),
+        *(d.overrides for d in distances),
+        wide,
+        (*wide, "model.smear=true"),
+        without(NO_RELEASE, NO_MEMORY, NO_EXPERTS),
+        without(NO_RELEASE, NO_EXPERTS),
+        without(NO_EXPERTS),
+        tuned,
+        (*without(NO_EXPERTS), f"model.ff_multiple={multiple}"),
+        ("model=synaptic",),
+    )
+    return dict(zip(RUNGS, overrides, strict=True))
+
+
+def check_rungs(names: Sequence[str]) -> None:
+    """Check the names of `--only`.
+
+    Raises:
+        UserError: a name is unknown, or the names have no plain rung or fewer than two rungs.
+    """
+    for name in names:
+        check_options(name in RUNGS, f"--only {name!r}", f"one of {', '.join(map(repr, RUNGS))}")
+    check_options(
+        not names or (len(set(names)) > 1 and not set(names).isdisjoint(PLAIN_RUNGS)),
+        f"--only {', '.join(map(repr, names))}",
+        f"at least two rungs, one of them of {', '.join(map(repr, PLAIN_RUNGS))}",
+    )
 
 
 def find_wide(common: Sequence[str], plain: tuple[str, ...], full: tuple[str, ...]) -> int:
@@ -206,7 +243,8 @@ def find_wide(common: Sequence[str], plain: tuple[str, ...], full: tuple[str, ..
 
 def find_best_plain(results: Results) -> str:
     """Return the plain rung of the lowest mean test perplexity."""
-    return min(PLAIN_RUNGS, key=lambda name: statistics.fmean(get_perplexities(results[name])))
+    plain = [name for name in PLAIN_RUNGS if name in results]
+    return min(plain, key=lambda name: statistics.fmean(get_perplexities(results[name])))
 
 
 def get_perplexities(runs: Sequence[dict[str, Any]]) -> list[float]:
@@ -218,7 +256,7 @@ def summarise(
     results: Results, costs: dict[str, StepCost], rates: dict[str, float]
 ) -> dict[str, Any]:
     """Return the numbers of one comparison by rung, for the JSON file and the table."""
-    best, rungs = find_best_plain(results), {}
+    first, best, rungs = next(iter(results)), find_best_plain(results), {}
     for name, runs in results.items():
         gains = {
             key: None
@@ -226,7 +264,7 @@ def summarise(
             else list(
                 compute_improvement(get_perplexities(results[reference]), get_perplexities(runs))
             )
-            for key, reference in (("gain_over_plain", PLAIN), ("gain_over_best_plain", best))
+            for key, reference in (("gain_over_first", first), ("gain_over_best_plain", best))
         }
         rungs[name] = {
             "parameters": costs[name].parameters,
@@ -250,7 +288,7 @@ def make_rows(summary: dict[str, Any]) -> Iterator[list[str]]:
         "learning rate",
         "test loss [nats/token]",
         "test perplexity",
-        f"gain over {PLAIN} [%]",
+        f"gain over {next(iter(summary['rungs']))} [%]",
         f"gain over {summary['best_plain']} [%]",
     ]
     for name, rung in summary["rungs"].items():
@@ -263,7 +301,7 @@ def make_rows(summary: dict[str, Any]) -> Iterator[list[str]]:
             f"{rung['learning_rate']:.3g}",
             f"{statistics.fmean(losses):.4f} ± {statistics.stdev(losses):.4f}",
             f"{statistics.fmean(rung['test_perplexity']):.3f}",
-            _format_gain(rung["gain_over_plain"]),
+            _format_gain(rung["gain_over_first"]),
             _format_gain(rung["gain_over_best_plain"]),
         ]
 
@@ -283,12 +321,17 @@ def run_ladder(runs: RunCache, options: argparse.Namespace) -> None:
     else:
         space = make_space(common, strength)
         values = tune_values(runs, space, budget=options.budget, workers=options.workers)
-    rungs = make_rungs(common, distances, values)
+    compared = (*common, *options.compared)
+    rungs = {
+        name: (*options.compared, *overrides)
+        for name, overrides in make_rungs(compared, distances, values).items()
+        if not options.only or name in options.only
+    }
     costs = measure_steps(rungs, common, options.rounds, folder / "step_times.json")
     slowest = max(costs, key=lambda name: costs[name].ratio)
     design = {
         "seeds": list(seeds),
-        "overrides": list(common),
+        "overrides": list(compared),
         "distances": {d.variant: d._asdict() for d in distances},
         "values": values,
         "rungs": {name: list(overrides) for name, overrides in rungs.items()},
@@ -296,11 +339,12 @@ def run_ladder(runs: RunCache, options: argparse.Namespace) -> None:
     }
     text = _describe(design, options)
     record: dict[str, Any] = {"design": design}
-    for title, key in (("Equal steps", "equal_steps"), ("Equal training time", "equal_time")):
+    for key in COMPARISONS if options.comparison == "both" else (options.comparison,):
+        title = COMPARISONS[key]
         if key == "equal_time":
-            rungs = give_equal_time(rungs, costs, compose_config(common).training.steps)
+            rungs = give_equal_time(rungs, costs, compose_config(compared).training.steps)
             title += f", that of `{slowest}`"
-        rates = tune_rates(runs, rungs, options.rates)
+        rates = tune_rates(runs, rungs, options.rates, options.highest_rate)
         with_rates = {n: (*o, f"{LEARNING_RATE}={rates[n]}") for n, o in rungs.items()}
         results = run_on_seeds(runs, with_rates, seeds, title.split(",")[0].lower())
         record[key] = summarise(results, costs, rates)
@@ -336,6 +380,30 @@ def main() -> int:
     parser.add_argument(
         "--rates", default=5, help="learning rates of every rung; 0: the configured (5)", **number
     )
+    parser.add_argument(
+        "--highest-rate",
+        type=float,
+        default=HIGHEST_RATE,
+        metavar="RATE",
+        help=f"the highest of the learning rates ({HIGHEST_RATE})",
+    )
+    parser.add_argument(
+        "--compared",
+        action="append",
+        default=[],
+        metavar="OVERRIDE",
+        help="override of the compared runs alone, such as training.steps=800; repeatable",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="compared rung, such as 'plain, wide'; repeatable (all)",
+    )
+    parser.add_argument(
+        "--comparison", choices=["both", *COMPARISONS], default="both", help="(both)"
+    )
     parser.add_argument("--seeds", default=5, help="fresh seeds of every rung (5)", **number)
     parser.add_argument(
         "--rounds", default=20, help="rounds of the time measurement (20)", **number
@@ -356,6 +424,12 @@ def main() -> int:
         check_options(
             options.rates == 0 or options.rates >= 2, f"--rates {options.rates}", "0, or at least 2"
         )
+        check_options(
+            options.highest_rate > LOWEST_RATE,
+            f"--highest-rate {options.highest_rate:g}",
+            f"above {LOWEST_RATE}",
+        )
+        check_rungs(options.only)
         data = read_settings(compose_config(common)).data
         name = Path(data.path).stem if data.path else data.source
         folder = options.folder or ROOT / "outputs" / "ladder" / name

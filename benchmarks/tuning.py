@@ -22,20 +22,26 @@ def make_grid(low: float, high: float, points: int) -> list[float]:
     return [low * (high / low) ** (number / (points - 1)) for number in range(points)]
 
 
-def tune_rates(runs: RunCache, rungs: dict[str, tuple[str, ...]], points: int) -> dict[str, float]:
+def tune_rates(
+    runs: RunCache, rungs: dict[str, tuple[str, ...]], points: int, highest: float = HIGHEST_RATE
+) -> dict[str, float]:
     """Return the best learning rate of each rung on a geometric grid, by validation loss.
 
     Args:
         runs: the stored runs.
         rungs: overrides by name.
         points: size of the grid; with 0 all rungs keep the configured rate.
+        highest: end of the grid.
 
     Raises:
         UserError: every run of a rung diverged.
     """
     if not points:
-        return dict.fromkeys(rungs, compose_config(runs.common).training.learning_rate)
-    rates = [float(f"{rate:.3g}") for rate in make_grid(LOWEST_RATE, HIGHEST_RATE, points)]
+        return {
+            name: compose_config((*runs.common, *overrides)).training.learning_rate
+            for name, overrides in rungs.items()
+        }
+    rates = [float(f"{rate:.3g}") for rate in make_grid(LOWEST_RATE, highest, points)]
     jobs = [
         Job(f"{name}, {rate}", (*overrides, f"{LEARNING_RATE}={rate}", f"seed={SEARCH_SEED}"))
         for name, overrides in rungs.items()

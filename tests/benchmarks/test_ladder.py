@@ -86,7 +86,7 @@ def test_the_best_plain_rung_is_the_reference_of_the_gains(ladder):
     assert summary["best_plain"] == ladder.WIDE
     full = summary["rungs"][ladder.FULL]
     assert full["gain_over_best_plain"] == pytest.approx([50.0] * 3)
-    assert full["gain_over_plain"] == pytest.approx([60.0] * 3)
+    assert full["gain_over_first"] == pytest.approx([60.0] * 3)
     assert summary["rungs"][ladder.WIDE]["gain_over_best_plain"] is None
 
 
@@ -131,10 +131,19 @@ def test_tuned_values_of_the_training_are_refused(ladder, tmp_path):
         ladder.read_tuned(path)
 
 
-def test_a_wrong_option_is_refused(ladder, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["ladder", "--seeds", "1"])
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--seeds", "1"], "at least 2"),
+        (["--highest-rate", "0.001"], "above 0.002"),
+        (["--only", "plain"], "one of 'plain, RoPE'"),
+        (["--only", "+ memory", "--only", "+ dynamics"], "at least two rungs, one of them of"),
+    ],
+)
+def test_a_wrong_option_is_refused(ladder, monkeypatch, capsys, words, expected):
+    monkeypatch.setattr(sys, "argv", ["ladder", *words])
     assert ladder.main() == 2
-    assert "expected: at least 2" in capsys.readouterr().err
+    assert f"expected: {expected}" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -156,3 +165,14 @@ def test_the_ladder_writes_its_tables_and_continues(ladder, tmp_path, monkeypatc
     assert (tmp_path / "runs.json").read_bytes() == runs
     assert json.loads((tmp_path / "ladder.json").read_text()) == first
     assert "seed 7000" not in capsys.readouterr().out
+
+    longer = ["--compared", "training.steps=6", "--only", ladder.WIDE, "--only", ladder.FULL]
+    monkeypatch.setattr(sys, "argv", [*words, *longer, "--comparison", "equal_time"])
+    assert ladder.main() == 0
+    record = json.loads((tmp_path / "ladder.json").read_text())
+    steps = {name: rung["steps"] for name, rung in record["equal_time"]["rungs"].items()}
+    assert list(steps) == [ladder.WIDE, ladder.FULL]
+    assert min(steps.values()) == 6
+    assert "equal_steps" not in record
+    assert record["design"]["values"] == first["design"]["values"]
+    assert "distance 1/" not in capsys.readouterr().out
