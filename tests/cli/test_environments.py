@@ -74,6 +74,13 @@ def test_an_export_without_an_output_asks_for_a_file(folder):
     assert (done.returncode, "--out FILE" in done.stderr) == (2, True)
 
 
+def test_an_export_to_a_file_of_another_kind_is_refused(folder):
+    done = run(f"{COMMAND} export made --out n.xlsx", folder)
+    assert done.returncode == 2
+    assert "expected: a name that ends in .csv or .parquet" in done.stderr
+    assert run(f"{COMMAND} export made --out n.txt --format csv", folder).returncode == 0
+
+
 @pytest.mark.slow
 def test_a_study_in_a_folder_that_cannot_be_written_is_read(folder, tmp_path):
     before = run(f"{COMMAND} export made", folder).stdout

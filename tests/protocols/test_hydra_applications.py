@@ -1,6 +1,8 @@
 """Any Hydra application: its jobs see under our sweeper what they see under Hydra's own."""
 
 import json
+import subprocess
+import sys
 from typing import NamedTuple
 
 import pytest
@@ -170,6 +172,21 @@ def test_a_sweep_of_failed_trials_alone_says_why_and_ends_with_a_code(tmp_path):
     assert done.returncode == 2
     assert "got 2 trials, and every one failed\n  2 x RuntimeError: no such data set" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_sweep_does_not_end_with_its_output(tmp_path):
+    """A full disk behind a log file, and a reader such as `head -1` that leaves."""
+    words = f"{sys.executable} {APPS / 'failing.py'} -m hydra/sweeper=grid what=number x=1,2"
+    for name, rest in {"full": "> /dev/full", "reader": "| head -1"}.items():
+        command = f"set -o pipefail; {words} +study.name={name} {rest}"
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, ""), name
+        assert len(find_study(str(tmp_path / "outputs/studies" / name)).search_trials) == 2
+    text = (tmp_path / "outputs/studies/full/best.yaml").read_text()
+    assert "use: its parameters as overrides NAME=VALUE" in text
+    assert "train.py" not in text
 
 
 # The search space of the official example of hydra-nevergrad-sweeper, in its forms.

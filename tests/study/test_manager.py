@@ -4,6 +4,7 @@ import json
 import math
 import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -248,3 +249,24 @@ def test_a_search_prints_lines_into_a_pipe_and_nothing_when_it_is_quiet(tmp_path
     else:
         assert "trials 12/12  best" in out
         assert len(out.splitlines()) < 12  # not one for each trial
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda: TrialManager("a", storage=Path("a.db")), "a URL such as sqlite:///study.db"),
+        (lambda: TrialManager("a").enqueue([0.5]), "a dict of values by name"),
+        (lambda: TrialManager("a").add_trial(None, 1.0), "a dict of values by name"),
+        (lambda: TrialManager("a").add_trial({"x": 0.5}, 10**400), "a number that a float can"),
+        (lambda: TrialManager("a").add_trial({"x": 0.5}, math.nan), "a finite number, or None"),
+        (
+            lambda: TrialManager("a").optimize(bowl, {}),
+            "a dict from names to entries, at least one",
+        ),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_at_its_call(tmp_path, monkeypatch, call, expected):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"expected: {expected}"):
+        call()
+    assert not list(tmp_path.iterdir())

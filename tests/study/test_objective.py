@@ -1,9 +1,13 @@
 """What a program hands to a search: every fault of it stays in its trial, here and in workers."""
 
 import decimal
+import enum
+import json
+import math
 import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -66,6 +70,8 @@ FAULTS = {
     "vector": (lambda manager: torch.zeros(2), r"Tensor of shape \(2,\)"),
     "complex": (lambda manager: 1j, "complex"),
     "huge": (lambda manager: 10**400, "int"),
+    "masked": (lambda manager: np.ma.masked, "nan"),
+    "masked mean": (lambda manager: np.ma.masked_greater(np.ones(3), 0.5).mean(), "nan"),
     "nan": (lambda manager: torch.tensor(float("nan")), "nan"),
     "exit": (lambda manager: leave(), r"sys\.exit"),
     "unprintable": (lambda manager: throw(Unprintable()), "Unprintable: .*cannot be read"),
@@ -117,6 +123,67 @@ def test_numbers_of_other_libraries_are_numbers(tmp_path, workers):
     made = make(tmp_path, sampler="grid", n_trials=None, workers=workers)
     made.optimize(objective, {"kind": ("int", 0, len(makers) - 1), "x": ("categorical", [0.5])})
     assert {trial.value for trial in made.trials} == {0.5}
+
+
+class Activation(str, enum.Enum):  # noqa: UP042 (str() of a StrEnum is its text)
+    RELU = "relu"
+    TANH = "tanh"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_member_of_an_enum_of_texts_is_its_text(tmp_path, workers):
+    made = make(tmp_path, sampler="grid", n_trials=None, workers=workers)
+    best = made.optimize(
+        lambda params: 1.0 if params["act"] == "relu" else 2.0,
+        {"act": ("categorical", list(Activation))},
+    )
+    assert (best, made.best_value) == ({"act": "relu"}, 1.0)
+    assert {trial.params["act"] for trial in made.trials} == {"relu", "tanh"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_process_that_an_objective_forks_is_not_a_second_search(tmp_path, workers):
+    def objective(params):
+        child = os.fork()
+        if child == 0 and params["kind"] == "exit":
+            sys.exit(7)
+        if child == 0 and params["kind"] == "error":
+            raise RuntimeError("of the child")
+        return float(child == 0 or os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    made = make(tmp_path, sampler="grid", n_trials=None, workers=workers)
+    made.optimize(objective, {"kind": ("categorical", ["exit", "error", "return"])})
+    assert {trial.params["kind"]: trial.value for trial in made.trials} == {
+        "exit": 7.0,
+        "error": 1.0,
+        "return": 0.0,
+    }
+
+
+def test_losses_near_the_largest_float_are_losses(tmp_path):
+    made = make(tmp_path, sampler="cma", n_trials=14)
+    made.optimize(
+        lambda params: 1.7e308 if params["x"] > 0.3 else params["x"], SPACE | {"y": SPACE["x"]}
+    )
+    lines = (tmp_path / "generations.jsonl").read_text().splitlines()
+    means = [json.loads(line)["mean_loss"] for line in lines]
+    assert len(made.trials) == 14
+    assert max(means) > 1e308
+    assert all(map(math.isfinite, means))
+
+
+def test_a_study_whose_file_is_removed_ends_at_once(tmp_path):
+    calls = []
+
+    def objective(params):
+        calls.append(params)
+        if len(calls) == 3:
+            shutil.rmtree(tmp_path)
+        return params["x"]
+
+    with pytest.raises(UserError, match="removed or moved while the study was running"):
+        make(tmp_path, n_trials=6).optimize(objective, SPACE)
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize("workers", [1, 2])

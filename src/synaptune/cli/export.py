@@ -30,9 +30,14 @@ def add_command(commands: Any) -> None:
 
 
 def _run_export(options: argparse.Namespace) -> None:
-    kind = options.format or (
-        "parquet" if options.out is not None and options.out.suffix == ".parquet" else "csv"
-    )
+    ending = "" if options.out is None else options.out.suffix.lower()
+    if options.format is None and ending not in ("", ".csv", ".parquet"):
+        raise user_error(
+            got=f"--out {options.out}",
+            expected="a name that ends in .csv or .parquet",
+            do="choose such a name, or add --format csv for a table with another ending",
+        )
+    kind = options.format or ("parquet" if ending == ".parquet" else "csv")
     if options.out is None and kind == "parquet":
         raise user_error(
             got="--format parquet without a file", expected="--out FILE.parquet", do="add it"

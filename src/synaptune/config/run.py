@@ -27,6 +27,7 @@ from synaptune.config.settings import (
 )
 from synaptune.core.files import replace_file
 from synaptune.core.secrets import mask_passwords
+from synaptune.core.terminal import print_line
 from synaptune.core.text import format_parameter
 from synaptune.data.config import CLASSES, DataConfig
 from synaptune.model.budget import check_budget
@@ -140,7 +141,7 @@ def prepare_run(
         if overrides is None:
             overrides = list(HydraConfig.get().overrides.task) if in_hydra else []
         used = apply_tuned(cfg, overrides)
-        print(
+        print_line(
             f"tuned: {len(used)} values from {cfg.tuned}: "
             + ", ".join(f"{name}={format_parameter(value)}" for name, value in used.items())
         )

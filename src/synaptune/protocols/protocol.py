@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.config.flat import get_typed_group, read_group, select_value
+from synaptune.core.terminal import print_line
 from synaptune.protocols.trial_run import ReusingWorkers
 from synaptune.search.config import SearchConfig
 from synaptune.search.objective.score import ObjectiveConfig, get_score_kind
@@ -191,7 +192,7 @@ def read_kept_checkpoints(base: DictConfig) -> int | None:
 
 def print_message(line: str) -> None:
     """Print a line about the progress of a protocol."""
-    print(line, flush=True)
+    print_line(line)
 
 
 def prefix_messages(label: str) -> Callable[[str], None]:

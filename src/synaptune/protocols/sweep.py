@@ -19,6 +19,7 @@ from synaptune.config.flat import (
 )
 from synaptune.config.search_space import list_study_defaults, read_fixed_values
 from synaptune.config.sweep import Sweep, SweepRequest, read_request, use_hydra_config
+from synaptune.core.terminal import print_line
 from synaptune.core.text import show_path
 from synaptune.protocols.estimate import add_search_runs, apply_values, print_estimate
 from synaptune.protocols.hydra_jobs import HydraEvaluation, HydraJobs, make_hydra_workers
@@ -37,7 +38,7 @@ from synaptune.search.runner import catch_interrupts
 from synaptune.search.space.space import Space
 from synaptune.search.trial import Trial, describe_failures
 from synaptune.search.workers.base import NoWorkers
-from synaptune.study.artifacts import write_best, write_optimization_results
+from synaptune.study.artifacts import USE, write_best, write_optimization_results
 from synaptune.study.callbacks.notify import Notifier, NotifyConfig
 from synaptune.study.location import StudyLocation
 from synaptune.study.optimize import resume_engine, resume_space
@@ -175,13 +176,12 @@ def _prepare_jobs(
 def _announce(protocol: Protocol, ledger: PhaseLedger) -> None:
     finished = sum(trial.state != "running" for trial in ledger.read_trials())
     if protocol.space.is_point:
-        print("nothing to search, one trial; a search needs e.g. NAME=interval(LOW,HIGH)")
-    print(
+        print_line("nothing to search, one trial; a search needs e.g. NAME=interval(LOW,HIGH)")
+    print_line(
         f"study {protocol.study.location.name}: {protocol.engine.name} over"
         f" {len(protocol.space.names)} parameters, {protocol.plan.budget} trials"
         + (f", {finished} finished before" if finished else "")
-        + f" ({protocol.study.location.shown_folder})",
-        flush=True,
+        + f" ({protocol.study.location.shown_folder})"
     )
 
 
@@ -193,17 +193,18 @@ def _write_results(protocol: Protocol, ledger: PhaseLedger, best: Trial | None) 
     finished = sum(trial.state != "running" for trial in trials)
     count = f"{finished} trials finished, {len(failed)} failed"
     if best is None and len(failed) < finished:
-        print(f"{count}; no trial is complete", flush=True)
+        print_line(f"{count}; no trial is complete")
     if best is None:
         return
     folder, name = protocol.study.location.folder, protocol.study.location.name
     fixed = read_fixed_values(protocol.base)
-    write_best(folder / "best.yaml", name, best, fixed)
+    use = USE if is_training_config(protocol.base) else "its parameters as overrides NAME=VALUE"
+    write_best(folder / "best.yaml", name, best, fixed, use=use)
     write_optimization_results(folder / "optimization_results.yaml", best, fixed)
-    print(f"{count}; best {best.objective:.6g} in trial {best.number}:")
+    print_line(f"{count}; best {best.objective:.6g} in trial {best.number}:")
     for name, value in best.values.items():
-        print(f"  {name}={value}")
+        print_line(f"  {name}={value}")
     if failed:
-        print("failed:")
-        print(textwrap.indent(describe_failures(failed), "  "))
-    print(f"written to {show_path(folder / 'best.yaml')}", flush=True)
+        print_line("failed:")
+        print_line(textwrap.indent(describe_failures(failed), "  "))
+    print_line(f"written to {show_path(folder / 'best.yaml')}")

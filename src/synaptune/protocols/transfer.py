@@ -226,5 +226,5 @@ def _run_transfer(
     )
     title = f"Transfer to {protocol.study.location.name}"
     print_table(Table("transfer", title, columns, cells, note), Console())
-    print(f"written to {protocol.study.location.shown_folder}/transfer.json", flush=True)
+    print_message(f"written to {protocol.study.location.shown_folder}/transfer.json")
     return content

@@ -16,6 +16,7 @@ from synaptune.search.trial import Trial
 from synaptune.study.short_names import expand_short_names
 
 NOT_VALIDATED = "not validated on fresh seeds"  # note of a best.yaml
+USE = "python train.py tuned=FILE"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -29,11 +30,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_best(
-    path: Path, study: str, best: Trial, fixed: Mapping[str, Value], note: str = NOT_VALIDATED
-) -> None:
+def write_best(path: Path, *content: Any, **options: str) -> None:
     """Write best.yaml; the arguments after the path are those of `format_best_yaml`."""
-    write_text(path, format_best_yaml(study, best, fixed, note))
+    write_text(path, format_best_yaml(*content, **options))
 
 
 def describe_validation(count: int, mean: float, *, low: float, high: float) -> str:
@@ -53,7 +52,7 @@ def write_optimization_results(path: Path, best: Trial, fixed: Mapping[str, Valu
 
 
 def format_best_yaml(
-    study: str, best: Trial, fixed: Mapping[str, Value], note: str = NOT_VALIDATED
+    study: str, best: Trial, fixed: Mapping[str, Value], note: str = NOT_VALIDATED, use: str = USE
 ) -> str:
     """Return the text of a file for `python train.py tuned=FILE`.
 
@@ -62,10 +61,11 @@ def format_best_yaml(
         best: trial whose parameters the file holds.
         fixed: values that the search space fixed.
         note: what is known of the parameters, in one line.
+        use: how to use the file, in one line.
     """
     objective = "" if best.objective is None else f", objective {best.objective:.6g}"
     name = " ".join(study.split())  # a line break would end the comment
-    head = f"# study {name}, trial {best.number}{objective}; use: python train.py tuned=FILE\n"
+    head = f"# study {name}, trial {best.number}{objective}; use: {use}\n"
     head += f"# {note}\n"
     return head + dump_yaml({"parameters": {**fixed, **best.values}})
 

@@ -52,10 +52,13 @@ from synaptune.study.database.lease import read_stored_note
 from synaptune.study.location import StudyConfig, resolve_location
 from synaptune.study.manager_arguments import (
     check_choice,
+    check_storage,
     make_pruner,
     read_callbacks,
     read_integer,
     read_number,
+    read_objective,
+    read_parameters,
 )
 from synaptune.study.objective import (
     BestParameters,
@@ -133,6 +136,7 @@ class TrialManager:
         Raises:
             UserError: an option has an invalid value.
         """
+        check_storage(storage)
         check_choice("direction", direction, DIRECTIONS)
         check_choice("progress", progress, (True, False, "bar"))
         for name, text in (("study_name", study_name), ("sampler", sampler)):
@@ -183,7 +187,7 @@ class TrialManager:
         Raises:
             UserError: by `optimize`, or in a callback at once: a name or value is not in the space.
         """
-        self._additions.add_point(dict(params), skip_if_exists=skip_if_exists)
+        self._additions.add_point(read_parameters(params), skip_if_exists=skip_if_exists)
 
     def add_trial(
         self, params: Mapping[str, Any], value: float | None, source: str = "add_trial"
@@ -201,9 +205,9 @@ class TrialManager:
         Raises:
             UserError: as for `enqueue`.
         """
-        number = None if value is None else read_number("value", value)
+        number = read_objective(value)
         state = "failed" if number is None else "complete"
-        self._additions.add_trial(ImportedTrial(dict(params), state, number, source))
+        self._additions.add_trial(ImportedTrial(read_parameters(params), state, number, source))
 
     def optimize(
         self,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synaptune.core.errors import user_error
@@ -31,7 +33,44 @@ def read_number(name: str, value: Any) -> float:
             plain = None
     if isinstance(plain, bool) or not isinstance(plain, int | float):
         raise user_error(got=f"{name}={value!r}", expected="a number", do=f"correct {name}")
+    if isinstance(plain, int) and abs(plain) > sys.float_info.max:
+        raise user_error(
+            got=f"{name} with an integer of {plain.bit_length()} bits",
+            expected="a number that a float can hold",
+            do=f"correct {name}",
+        )
     return plain
+
+
+def read_objective(value: Any) -> float | None:
+    """Return the objective of a finished trial; raises UserError unless it is finite or None."""
+    number = None if value is None else read_number("value", value)
+    if number is not None and not math.isfinite(number):
+        raise user_error(
+            got=f"value={number}",
+            expected="a finite number, or None for a failed trial",
+            do="correct value",
+        )
+    return number
+
+
+def read_parameters(params: Any) -> dict[str, Any]:
+    """Return parameters by name as a dict; raises UserError for anything but a mapping."""
+    if not isinstance(params, Mapping):
+        raise user_error(
+            got=f"params={params!r}", expected="a dict of values by name", do="give a dict"
+        )
+    return dict(params)
+
+
+def check_storage(storage: Any) -> None:
+    """Raise UserError for a storage that is neither a URL nor None."""
+    if storage is not None and not isinstance(storage, str):
+        raise user_error(
+            got=f"storage={storage!r}",
+            expected="a URL such as sqlite:///study.db, or None for a file in the study's folder",
+            do="give the URL as a string",
+        )
 
 
 def read_integer(name: str, value: Any, least: int | None = None) -> int:

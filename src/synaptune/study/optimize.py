@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from synaptune.core.moments import compute_deviation, compute_mean
 from synaptune.core.terminal import print_line
 from synaptune.search.callback import Callback, CallbackList
 from synaptune.search.inbox import Inbox
@@ -209,8 +209,8 @@ class StudyWriter(Callback):
         content = asdict(diagnostics) | {
             "population": len(members),
             "losses": losses,
-            "mean_loss": statistics.fmean(known) if known else None,
-            "loss_deviation": statistics.stdev(known) if len(known) > 1 else None,
+            "mean_loss": compute_mean(known) if known else None,
+            "loss_deviation": compute_deviation(known),
         }
         line = json.dumps(content) + "\n"
         with self._path.open("ab", buffering=0) as file:  # in one piece: processes may share it

@@ -23,10 +23,12 @@ def read_search_space(search_space: Any) -> Space:
     Raises:
         UserError: an entry is invalid.
     """
-    if not isinstance(search_space, Mapping) or not all(map(_is_name, search_space)):
+    is_named = isinstance(search_space, Mapping) and all(map(_is_name, search_space))
+    if not is_named or not search_space:
         raise user_error(
             got=f"search_space={search_space!r}",
-            expected='a dict from names to entries, such as {"x": ("uniform", 0, 1)}; names'
+            expected="a dict from names to entries, at least one, such as"
+            ' {"x": ("uniform", 0, 1)}; names'
             " have no lone surrogates and no character 0",
             do="correct it",
         )

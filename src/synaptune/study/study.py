@@ -318,10 +318,7 @@ class Study:
         return replace(trial, facts={**trial.facts, schema.ATTEMPTS: attempts})
 
     def finish(self, trial: Trial, result: Result) -> Trial:
-        """Store the result of a trial in one transaction.
-
-        The trial becomes complete, failed with its reason, or pruned with its estimate.
-        """
+        """Store the result of a trial in one transaction: complete, failed or pruned."""
         facts, state = schema.collect_facts(result), schema.get_end_state(result)
         self._retry(
             lambda is_retry: records.finish_trial(
@@ -332,6 +329,7 @@ class Study:
                 is_retry=is_retry or self._lease.is_shared,
             )
         )
+        self._lease.renew()
         self._trial_ids.pop(trial.number, None)
         estimate = facts.pop(schema.ESTIMATE, None)
         return replace(

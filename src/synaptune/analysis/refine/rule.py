@@ -30,7 +30,6 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -56,6 +55,7 @@ from synaptune.analysis.refine.runs import (
     shorten_list,
 )
 from synaptune.core.errors import user_error
+from synaptune.core.moments import compute_mean
 from synaptune.core.text import format_choices
 from synaptune.search.space.file import SpaceFile
 from synaptune.search.space.values import make_key
@@ -220,7 +220,7 @@ def _test_parameter(
     for code, name in enumerate(bins or format_choices(values)):
         members = [row for row, other in enumerate(codes) if other == code]
         count, won = len(members), sum(wins[row] for row in members)
-        mean = statistics.fmean(runs.scores[row] for row in members) if members else None
+        mean = compute_mean([runs.scores[row] for row in members]) if members else None
         groups.append(
             RunGroup(name, count, won, won / max(count, 1), *rate_interval(won, count), mean)
         )

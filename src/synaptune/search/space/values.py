@@ -38,23 +38,33 @@ def to_plain(value: Any) -> Value:
         return to_plain(value.tolist())
     for kind in SCALARS:  # subclasses, such as the members of an IntEnum
         if isinstance(value, kind):
-            return kind(value)
+            # str() of a member of a (str, Enum) is its name.
+            return str.__str__(value) if isinstance(value, str) else kind(value)
     raise TypeError(f"a value of type {type(value).__name__}")
 
 
 def to_number(value: Any) -> float:
     """Return a number of Python, numpy or torch, or an array of one number, as a float.
 
+    A masked number of numpy is nan.
+
     Raises:
         TypeError: it is no number.
     """
     try:
+        if _is_masked(value):
+            return math.nan
         number = value.item() if hasattr(value, "item") else value
         if not isinstance(number, bool | str | bytes) and hasattr(type(number), "__float__"):
             return float(number)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{_describe_type(value)}: {error}") from error
     raise TypeError(_describe_type(value))
+
+
+def _is_masked(value: Any) -> bool:
+    mask: Any = getattr(value, "mask", None)  # of a masked array; a method of a table of pandas
+    return hasattr(mask, "any") and bool(mask.any())
 
 
 def _describe_type(value: Any) -> str:

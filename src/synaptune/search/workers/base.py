@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 from synaptune.search.trial import Failure, Result, Trial, make_error_result
 from synaptune.search.workers.reporting import handle_reports
@@ -97,11 +99,18 @@ def run_trial(evaluate: Evaluate, trial: Trial, timeout: float | None = None) ->
         trial: the trial.
         timeout: time limit [s], which applies in the main thread only; None means no limit.
     """
-    started_at = time.perf_counter()
+    started_at, process = time.perf_counter(), os.getpid()
     clock = _Clock(timeout)
     try:
         with _keep_folder(), _limit_time(clock):
-            result = evaluate(trial.copy())
+            try:
+                result = evaluate(trial.copy())
+            except BaseException as error:
+                if os.getpid() != process:
+                    _end_fork(error)
+                raise
+            if os.getpid() != process:
+                _end_fork(None)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # an objective can raise anything, SystemExit included
@@ -114,6 +123,19 @@ def run_trial(evaluate: Evaluate, trial: Trial, timeout: float | None = None) ->
     return result
 
 
+def _end_fork(error: BaseException | None) -> NoReturn:
+    """End a process that an evaluation forked, and which left the evaluation, as it would have."""
+    code = 0 if error is None else 1
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        code = error.code or 0
+    elif error is not None:
+        traceback.print_exception(error)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code & 0xFF)
+
+
 def make_timeout_failure(timeout: float) -> Failure:
     """Return the failure of a trial that exceeded its time limit [s]."""
     return Failure("timeout", f"still running after {timeout:g} s (trial.timeout)")
@@ -122,8 +144,6 @@ def make_timeout_failure(timeout: float) -> Failure:
 def _free_memory(error: BaseException) -> None:
     """Free the memory of a failed trial: the frames of its traceback, then the device cache."""
     import gc
-    import sys
-    import traceback
 
     traceback.clear_frames(error.__traceback__)
     gc.collect()

@@ -6,7 +6,6 @@ optimizer with a search distribution.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from synaptune.core.moments import compute_mean
 from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import Dimension, Space
@@ -121,7 +121,7 @@ class TensorBoardCallback(Callback):
             scalars |= {
                 "generation/best": best(objectives),
                 "generation/worst": worst(objectives),
-                "generation/mean": statistics.fmean(objectives),
+                "generation/mean": compute_mean(objectives),
             }
         for name in ("step", "condition", "eigenvalue_ratio", "stagnation"):
             scalars[f"distribution/{name}"] = float(getattr(diagnostics, name))

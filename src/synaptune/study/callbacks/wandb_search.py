@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import queue
 import re
-import statistics
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from synaptune.core.moments import compute_mean
 from synaptune.core.text import get_first_line
 from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
@@ -343,7 +343,7 @@ class WandbCallback(Callback):
         if objectives:
             scalars |= {
                 "best": (max if self._maximize else min)(objectives),
-                "mean_objective": statistics.fmean(objectives),
+                "mean_objective": compute_mean(objectives),
             }
         scalars |= {
             name: value for name, value in diagnostics.to_scalars().items() if name != "generation"
