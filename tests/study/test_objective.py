@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 
+from helpers import processes
 from synaptune import HPOTrialManager, TrialManager, TrialPruned
 from synaptune.core.errors import UserError
 from synaptune.search.workers.config import WorkersConfig
@@ -158,6 +159,22 @@ def test_a_process_that_an_objective_forks_is_not_a_second_search(tmp_path, work
         "error": 1.0,
         "return": 0.0,
     }
+
+
+def test_a_point_that_ends_its_process_fails_alone_with_several_workers(tmp_path):
+    """With one it ends the search each time, and the next start says what to do."""
+    code = (
+        "import os, sys; from synaptune import TrialManager; "
+        "m = TrialManager('s', n_trials=None, sampler='grid', directory='s', workers=WORKERS); "
+        "m.optimize(lambda p: os._exit(11) if p['x'] == 2 else p['x'], "
+        "{'x': ('categorical', [1, 2, 3])}); print([t.state for t in m.trials])"
+    )
+    for words in ("first", "again"):
+        done = processes.run(["-c", code.replace("WORKERS", "1")], tmp_path)
+        assert done.returncode == 11, words
+    assert "running when their process ended, and started again: 1; if a trial" in done.stdout
+    done = processes.run(["-c", code.replace("WORKERS", "2")], tmp_path)
+    assert done.stdout.splitlines()[-1] == "['complete', 'failed', 'complete']", done.stderr
 
 
 def test_losses_near_the_largest_float_are_losses(tmp_path):

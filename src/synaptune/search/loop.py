@@ -186,6 +186,12 @@ class _RunningSearch:
         )
         unfinished = [trial for trial in self.trials if trial.state == "running"]
         self._waiting = deque(filter(search.ledger.owns, unfinished))
+        if self._waiting:
+            numbers = ", ".join(str(trial.number) for trial in self._waiting)
+            search.on_message(
+                f"running when their process ended, and started again: {numbers}; if a trial ends"
+                " its process each time, use several workers: it then fails alone"
+            )
         # Indexes of the trials that run in other processes, and by index the trials of others that
         # this process has not asked for yet.
         self._foreign = {trial.index for trial in unfinished if not search.ledger.owns(trial)}
