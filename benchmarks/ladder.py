@@ -99,15 +99,9 @@ PLAIN_BY_DISTANCE = {
 SMEARED = "plain + tuned clock, smeared keys"
 PLAIN_RUNGS = (PLAIN, ALIBI, *PLAIN_BY_DISTANCE.values(), SMEARED, WIDE, SMEARED_WIDE)
 FULL = "+ experts: synaptic, tuned"
-SYNAPTIC_RUNGS = (
-    "synaptic: distance alone",
-    "+ memory",
-    "+ dynamics",
-    FULL,
-    "experts as one wide network",
-    "synaptic, defaults",
-)
-RUNGS = (*PLAIN_RUNGS, *SYNAPTIC_RUNGS)
+DISTANCE_ALONE, MEMORY, DYNAMICS = "synaptic: distance alone", "+ memory", "+ dynamics"
+ONE_NETWORK, DEFAULTS = "experts as one wide network", "synaptic, defaults"
+RUNGS = (*PLAIN_RUNGS, DISTANCE_ALONE, MEMORY, DYNAMICS, FULL, ONE_NETWORK, DEFAULTS)
 COMPARISONS = {"equal_steps": "Equal steps", "equal_time": "Equal training time"}
 NO_RELEASE, NO_MEMORY, NO_EXPERTS = "no_release", "no_memory", "no_experts"
 
@@ -187,7 +181,7 @@ def make_rungs(
 
     Args:
         common: overrides of all compared runs.
-        distances: the tuned distances of the plain model, in the order of DISTANCES.
+        distances: the tuned distances of the plain model.
         values: the tuned values of the synapse.
     """
     tuned = ("model=synaptic", *format_overrides(values))
@@ -195,25 +189,25 @@ def make_rungs(
     def without(*mechanisms: str) -> tuple[str, ...]:
         return (*tuned, f"ablation=[{','.join(mechanisms)}]")
 
-    best, clock = min(distances, key=lambda distance: distance.loss), distances[-1]
+    best = min(distances, key=lambda distance: distance.loss)
+    clock = next(distance for distance in distances if distance.variant == "clock")
     model = compose_config(common).model
     multiple = model.ff_multiple * model.experts // model.top_k
     wide = (*best.overrides, f"model.width={find_wide(common, best.overrides, tuned)}")
-    overrides = (
-        ("ablation=plain",),
-        ("ablation=plain", "position=alibi"),
-        *(d.overrides for d in distances),
-        (*clock.overrides, "model.smear=true"),
-        wide,
-        (*wide, "model.smear=true"),
-        without(NO_RELEASE, NO_MEMORY, NO_EXPERTS),
-        without(NO_RELEASE, NO_EXPERTS),
-        without(NO_EXPERTS),
-        tuned,
-        (*without(NO_EXPERTS), f"model.ff_multiple={multiple}"),
-        ("model=synaptic",),
-    )
-    return dict(zip(RUNGS, overrides, strict=True))
+    return {
+        PLAIN: ("ablation=plain",),
+        ALIBI: ("ablation=plain", "position=alibi"),
+        **{PLAIN_BY_DISTANCE[d.variant]: d.overrides for d in distances},
+        SMEARED: (*clock.overrides, "model.smear=true"),
+        WIDE: wide,
+        SMEARED_WIDE: (*wide, "model.smear=true"),
+        DISTANCE_ALONE: without(NO_RELEASE, NO_MEMORY, NO_EXPERTS),
+        MEMORY: without(NO_RELEASE, NO_EXPERTS),
+        DYNAMICS: without(NO_EXPERTS),
+        FULL: tuned,
+        ONE_NETWORK: (*without(NO_EXPERTS), f"model.ff_multiple={multiple}"),
+        DEFAULTS: ("model=synaptic",),
+    }
 
 
 def check_rungs(names: Sequence[str]) -> None:
@@ -282,6 +276,10 @@ def summarise(
 
 def make_rows(summary: dict[str, Any]) -> Iterator[list[str]]:
     """Make the rows of a table: the head, and one for each rung."""
+    first, best = next(iter(summary["rungs"])), summary["best_plain"]
+    gains = {"gain_over_first": first, "gain_over_best_plain": best}
+    if first == best:
+        del gains["gain_over_first"]
     yield [
         "",
         "parameters",
@@ -290,8 +288,7 @@ def make_rows(summary: dict[str, Any]) -> Iterator[list[str]]:
         "learning rate",
         "test loss [nats/token]",
         "test perplexity",
-        f"gain over {next(iter(summary['rungs']))} [%]",
-        f"gain over {summary['best_plain']} [%]",
+        *(f"gain over {name} [%]" for name in gains.values()),
     ]
     for name, rung in summary["rungs"].items():
         losses = rung["test_loss"]
@@ -303,8 +300,7 @@ def make_rows(summary: dict[str, Any]) -> Iterator[list[str]]:
             f"{rung['learning_rate']:.3g}",
             f"{statistics.fmean(losses):.4f} ± {statistics.stdev(losses):.4f}",
             f"{statistics.fmean(rung['test_perplexity']):.3f}",
-            _format_gain(rung["gain_over_first"]),
-            _format_gain(rung["gain_over_best_plain"]),
+            *(_format_gain(rung[key]) for key in gains),
         ]
 
 

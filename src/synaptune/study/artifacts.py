@@ -30,9 +30,16 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_best(path: Path, *content: Any, **options: str) -> None:
+def write_best(
+    path: Path,
+    study: str,
+    best: Trial,
+    fixed: Mapping[str, Value],
+    note: str = NOT_VALIDATED,
+    use: str = USE,
+) -> None:
     """Write best.yaml; the arguments after the path are those of `format_best_yaml`."""
-    write_text(path, format_best_yaml(*content, **options))
+    write_text(path, format_best_yaml(study, best, fixed, note, use))
 
 
 def describe_validation(count: int, mean: float, *, low: float, high: float) -> str:

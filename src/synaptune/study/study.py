@@ -33,6 +33,7 @@ from synaptune.study.database.connection import (
 )
 from synaptune.study.database.errors import (
     as_user_errors,
+    check_kept,
     check_readable,
     make_configuration_error,
 )
@@ -329,7 +330,7 @@ class Study:
                 is_retry=is_retry or self._lease.is_shared,
             )
         )
-        self._lease.renew()
+        check_kept(self._url)
         self._trial_ids.pop(trial.number, None)
         estimate = facts.pop(schema.ESTIMATE, None)
         return replace(

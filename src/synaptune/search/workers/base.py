@@ -99,18 +99,11 @@ def run_trial(evaluate: Evaluate, trial: Trial, timeout: float | None = None) ->
         trial: the trial.
         timeout: time limit [s], which applies in the main thread only; None means no limit.
     """
-    started_at, process = time.perf_counter(), os.getpid()
+    started_at = time.perf_counter()
     clock = _Clock(timeout)
     try:
-        with _keep_folder(), _limit_time(clock):
-            try:
-                result = evaluate(trial.copy())
-            except BaseException as error:
-                if os.getpid() != process:
-                    _end_fork(error)
-                raise
-            if os.getpid() != process:
-                _end_fork(None)
+        with _keep_folder(), _limit_time(clock), _end_forks():
+            result = evaluate(trial.copy())
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # an objective can raise anything, SystemExit included
@@ -123,8 +116,22 @@ def run_trial(evaluate: Evaluate, trial: Trial, timeout: float | None = None) ->
     return result
 
 
-def _end_fork(error: BaseException | None) -> NoReturn:
-    """End a process that an evaluation forked, and which left the evaluation, as it would have."""
+@contextlib.contextmanager
+def _end_forks() -> Iterator[None]:
+    """End a process that an evaluation forked and that leaves it: it is no second search."""
+    process = os.getpid()
+    try:
+        yield
+    except BaseException as error:
+        if os.getpid() != process:
+            _end_process(error)
+        raise
+    if os.getpid() != process:
+        _end_process(None)
+
+
+def _end_process(error: BaseException | None) -> NoReturn:
+    """End this process as Python would, without the clean-up of the process that forked it."""
     code = 0 if error is None else 1
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
         code = error.code or 0

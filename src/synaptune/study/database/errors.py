@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.core.errors import UserError, explain_disk_error, user_error
+from synaptune.core.text import show_path
 from synaptune.search.space.values import Value, is_same
 from synaptune.study.database.connection import (
     get_error_message,
@@ -76,6 +77,22 @@ class DatabaseUnavailable(UserError):
         )
         super().__init__(str(error))
         self.cause = cause
+
+
+def check_kept(url: str) -> None:
+    """Check that the file of an open database is still there: SQLite writes on without it.
+
+    Raises:
+        UserError: the file was removed or moved.
+    """
+    path = get_sqlite_path(url)
+    with contextlib.suppress(OSError):  # the file system does not answer
+        if path is not None and not path.exists():
+            raise user_error(
+                got=f"no {show_path(path)}, which was removed or moved while the study was running",
+                expected="the file until the end, because it holds all trials",
+                do="move it back, or start the study again; nothing was stored after that",
+            )
 
 
 def check_readable(path: Path) -> None:

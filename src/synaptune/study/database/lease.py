@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from synaptune.core.errors import UserError, user_error
-from synaptune.core.text import show_path
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import (
     create_engine,
@@ -124,12 +123,10 @@ class StudyLease:
         """Acquire the server lock again if its connection was lost.
 
         Raises:
-            UserError: another process has acquired it in the meantime, or the file of the database
-                is no longer there.
+            UserError: another process has acquired it in the meantime.
             DatabaseUnavailable: the lost connection of this process still holds it.
         """
         if self._server is None:
-            check_kept(self._url)
             return
         try:
             if self._server.ensure():
@@ -176,22 +173,6 @@ class StudyLease:
             do="wait for it, or stop it, or set another study.name; one process runs several trials"
             " side by side with workers",
         )
-
-
-def check_kept(url: str) -> None:
-    """Check that the file of an open database is still there: SQLite writes on without it.
-
-    Raises:
-        UserError: the file was removed or moved.
-    """
-    path = get_sqlite_path(url)
-    with contextlib.suppress(OSError):  # the file system does not answer
-        if path is not None and not path.exists():
-            raise user_error(
-                got=f"no {show_path(path)}, which was removed or moved while the study was running",
-                expected="the file until the end, because it holds all trials",
-                do="move it back, or start the study again; nothing was stored after that",
-            )
 
 
 def read_holder(url: str, name: str) -> Holder | None:
