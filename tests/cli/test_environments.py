@@ -57,6 +57,18 @@ def test_a_terminal_of_ascii_shows_every_name(folder, command, code):
     assert "λ" in done.stdout or "\\u03bb" in done.stdout + done.stderr
 
 
+def test_a_terminal_of_unknown_width_gets_every_row(folder):
+    done = run(f"{COMMAND} list .", folder, COLUMNS="0")
+    assert done.returncode == 0, done.stderr
+    assert "é" in done.stdout
+
+
+def test_a_reader_that_leaves_is_no_error(folder):
+    """`head` has left before the table is printed."""
+    done = run(f"set -o pipefail; {COMMAND} parameters | head -c 0", folder)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_name_that_the_locale_cannot_write_is_refused(folder):
     done = run(f"{COMMAND} report é", folder, **ASCII)
     assert done.returncode == 2

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,21 @@ def test_temperature_0_and_top_k_1_take_the_likeliest(trained, capsysbinary):
     )
 
 
+@pytest.mark.parametrize("temperature", ["0", "1"])
+def test_a_model_that_diverged_gives_no_text(trained, tmp_path, capsys, temperature):
+    content = checkpoint.load(trained / "checkpoint.pt")
+    content["weights"]["head.weight"][0] = math.nan
+    checkpoint.save(tmp_path / "checkpoint.pt", content)
+    words = ["sample", str(tmp_path), "--prompt", "a", "--temperature", temperature]
+    assert cli.main(words) == 2
+    assert "logits are not finite" in capsys.readouterr().err
+
+
+def test_the_bounds_of_temperature_and_fatigue_give_text(trained, capsysbinary):
+    words = ["--prompt", "a", "--temperature", "0.001", "--fatigue", "1000", "--tokens", "300"]
+    assert len(run_sample(capsysbinary, str(trained), *words)) >= 300
+
+
 def test_a_text_longer_than_the_context_goes_on(trained, capsysbinary):
     assert (
         len(
@@ -113,6 +129,10 @@ def test_a_checkpoint_of_another_model_is_said_so(trained, tmp_path, capsys):
                 "0",
             ],
             "--temperature -1.0: expected",
+        ),
+        (
+            ["sample", "x", "--prompt", "a", "--temperature", "1e-320", "--fatigue", "1e308"],
+            "--temperature 1e-320: expected 0, or at least 0.001\n  --fatigue 1e+308: expected 0",
         ),
         (["sensitivity", "--seeds", "1"], "--seeds 1"),
         (

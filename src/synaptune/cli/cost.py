@@ -99,13 +99,12 @@ def _run_cost(options: argparse.Namespace) -> None:
         }
         print_json(options, settings | cost.to_plain() | {"notes": notes})
         return
-    from rich.console import Console
-
+    from synaptune.core.console import make_console
     from synaptune.report.cost_table import print_cost
 
     print_cost(
         cost,
-        Console(),
+        make_console(),
         title=f"{options.plan}: {config.budget} evaluations of {len(space.names)} parameters",
         notes=notes,
     )

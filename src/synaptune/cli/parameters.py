@@ -55,8 +55,7 @@ def _run_sensitivity(options: argparse.Namespace) -> None:
 
 
 def _run_parameters(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
+    from synaptune.core.console import make_console
     from synaptune.report.console import print_table
     from synaptune.report.table_model import Column, Table
     from synaptune.synapse.circuit import SPECS
@@ -80,4 +79,4 @@ def _run_parameters(options: argparse.Namespace) -> None:
         f"{len(SPECS)} parameters; * is searched in phase 1; docs/parameters.md has the meaning of"
         " each"
     )
-    print_table(Table("parameters", "", columns, rows, note), Console())
+    print_table(Table("parameters", "", columns, rows, note), make_console())

@@ -80,11 +80,10 @@ def add_command(commands: Any) -> None:
 
 
 def _run_refine(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from synaptune.analysis.refine.rule import refine
     from synaptune.analysis.refine.runs import RunSelection, read_study_runs
     from synaptune.analysis.refine.table import read_csv_runs
+    from synaptune.core.console import make_console
     from synaptune.core.files import write_atomic
     from synaptune.report.refinement import (
         format_headline,
@@ -117,7 +116,7 @@ def _run_refine(options: argparse.Namespace) -> None:
     refinement = refine(
         runs, threshold=options.threshold, quantile=options.quantile, rule=options.rule
     )
-    print_refinement(refinement, Console())
+    print_refinement(refinement, make_console())
     head = (
         " ".join(format_headline(refinement).split()),
         f"rule {refinement.rule}; reasons in {reasons.name}; use: search_space={out}",

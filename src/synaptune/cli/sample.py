@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 _LONGEST_CHARACTER = 4  # bytes of a character in UTF-8
+_MIN_TEMPERATURE = 0.001  # besides 0; a smaller one selects the most probable token as 0 does
+_MAX_FATIGUE = 1000.0  # no logit is that large: an emitted token is excluded [nat]
 _ARGUMENTS: ArgumentTable = {
     "checkpoint": dict(type=Path, metavar="CHECKPOINT", help="a run folder, or its checkpoint.pt"),
     "--prompt": dict(required=True, help="text to continue"),
@@ -51,18 +53,23 @@ def _run_sample(options: argparse.Namespace) -> None:
     prompt, count, top_k = options.prompt, options.tokens, options.top_k
     # Python decodes the bytes of an argument that is not UTF-8 as surrogates.
     is_utf8 = not any("\ud800" <= letter <= "\udfff" for letter in prompt)
-    is_temperature = 0.0 <= options.temperature < math.inf
+    is_temperature = (
+        options.temperature == 0.0 or _MIN_TEMPERATURE <= options.temperature < math.inf
+    )
     check_values(
         "values with which no text can be sampled",
         (
             (prompt != "", "--prompt: expected some text"),
             (is_utf8, "--prompt: expected text in UTF-8"),
             (count >= 1, f"--tokens {count}: expected at least 1"),
-            (is_temperature, f"--temperature {options.temperature}: expected at least 0"),
+            (
+                is_temperature,
+                f"--temperature {options.temperature}: expected 0, or at least {_MIN_TEMPERATURE}",
+            ),
             (top_k is None or top_k >= 1, f"--top-k {top_k}: expected at least 1"),
             (
-                0.0 <= options.fatigue < math.inf,
-                f"--fatigue {options.fatigue}: expected at least 0",
+                0.0 <= options.fatigue <= _MAX_FATIGUE,
+                f"--fatigue {options.fatigue}: expected 0 to {_MAX_FATIGUE:g}",
             ),
         ),
     )

@@ -127,8 +127,7 @@ def find_location(study: str, storage: str | None) -> tuple[StudyLocation, Study
 
 
 def _run_list(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
+    from synaptune.core.console import make_console
     from synaptune.core.files import measure_folder
     from synaptune.core.secrets import mask_passwords
     from synaptune.core.text import format_bytes
@@ -186,12 +185,11 @@ def _run_list(options: argparse.Namespace) -> None:
     if not rows:
         print(f"no studies in {mask_passwords(str(place))}" + (f"; {note}" if note else ""))
         return
-    print_table(Table("studies", "", columns, rows, note), Console())
+    print_table(Table("studies", "", columns, rows, note), make_console())
 
 
 def _run_show(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
+    from synaptune.core.console import make_console
     from synaptune.core.files import measure_folder
     from synaptune.core.text import format_bytes, format_duration
     from synaptune.report.console import print_table
@@ -247,7 +245,7 @@ def _run_show(options: argparse.Namespace) -> None:
         ("begun by version", content["version"]),
     ]
     facts = [fact for fact in facts if fact[1] is not None]
-    console = Console()
+    console = make_console()
     print_table(Table("facts", "", (Column("study"), Column(location.name)), facts), console)
     columns = (Column("phase"), Column("trials", "count"), Column("ended", "count"))
     rows = [tuple(phase.values()) for phase in content["phases"]]

@@ -245,7 +245,7 @@ def generate(
         generator: source of the draws.
 
     Raises:
-        UserError: the prompt is empty.
+        UserError: the prompt is empty, or the model gives no finite logits.
     """
     if not prompt:
         raise user_error(
@@ -279,6 +279,12 @@ def _feed_tokens(model: GPT, tokens: list[int], device: torch.device) -> tuple[D
 def _sample_token(
     logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None
 ) -> int:
+    if not torch.isfinite(logits).all():
+        raise user_error(
+            got="a model whose logits are not finite numbers",
+            expected="a model whose training did not diverge",
+            do="train again, with a lower training.lr",
+        )
     if temperature == 0.0:
         return int(logits.argmax())
     if top_k is not None:

@@ -283,12 +283,11 @@ def _print_table(snapshot: StudySnapshot, protocol: Protocol) -> dict[str, Any]:
 
 def print_rows(rows: Sequence[AblationRow]) -> None:
     """Print the table of an ablation with the lines below it."""
-    from rich.console import Console
-
+    from synaptune.core.console import make_console
     from synaptune.report.console import print_lines, print_table
     from synaptune.report.tables import tabulate_ablation
 
-    console = Console()
+    console = make_console()
     print_table(tabulate_ablation(rows), console)
     print_lines(describe_rows(rows), console)
 

@@ -100,9 +100,8 @@ def run_architectures(overrides: Sequence[str]) -> list[ArchitectureResult]:
     Raises:
         UserError: a mistake in the input, a budget that no candidate fits, or too many failed runs.
     """
-    from rich.console import Console
-
     from synaptune.config.settings import check_config
+    from synaptune.core.console import make_console
     from synaptune.report.console import print_table
 
     composed = compose_config(["model=dendritic", *overrides], protocol="dendritic")
@@ -119,7 +118,7 @@ def run_architectures(overrides: Sequence[str]) -> list[ArchitectureResult]:
     name = composed.location.name
     results = [_run_architecture(plan, config, f"{name}-{plan.key}") for plan in plans]
     table = make_result_table(results, composed.base)
-    print_table(table, Console())
+    print_table(table, make_console())
     path = composed.location.folder.with_name(f"{name}.json")
     content = {
         "budget": OmegaConf.to_container(composed.base.budget),

@@ -165,8 +165,7 @@ def print_estimate(
     Returns:
         The estimate as plain values.
     """
-    from rich.console import Console
-
+    from synaptune.core.console import make_console
     from synaptune.report.console import print_lines
     from synaptune.report.cost_table import print_cost
 
@@ -176,7 +175,8 @@ def print_estimate(
     if measure is None:
         note = "minutes and disk are not known before the first trial of another application ends"
         print_lines(
-            [f"dry run of {location.name}: {runs} runs; {note}; nothing was started"], Console()
+            [f"dry run of {location.name}: {runs} runs; {note}; nothing was started"],
+            make_console(),
         )
         return result | {"notes": [note]}
     notes = [
@@ -193,12 +193,12 @@ def print_estimate(
         if size is not None
         else "disk: unknown, the study has no run folders"
     )
-    print_cost(cost, Console(), title=f"Dry run of study {location.name}", notes=notes)
+    print_cost(cost, make_console(), title=f"Dry run of study {location.name}", notes=notes)
     minutes = cost.days * 1440.0
     shown = "" if size is None else f", {format_bytes(size)} of disk in {location.shown_folder}"
     print_lines(
         [f"dry run: {runs} runs, {format_duration(60.0 * minutes)}{shown}; nothing was started"],
-        Console(),
+        make_console(),
     )
     return result | {
         "minutes": minutes,

@@ -71,8 +71,7 @@ def run_focused(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: a mistake in the input, or too many failed runs.
     """
-    from rich.console import Console
-
+    from synaptune.core.console import make_console
     from synaptune.report.console import print_table
     from synaptune.report.table_model import to_records
 
@@ -87,7 +86,7 @@ def run_focused(overrides: Sequence[str]) -> dict[str, Any]:
     _print_refinements(first)
     focused = _run_sweep("policy-focused", overrides, config.focused_budget, config.threshold)
     table = make_sweep_table([first, focused])
-    print_table(table, Console())
+    print_table(table, make_console())
     answers = answer_questions(first, focused)
     for question, answer in answers.items():
         print_message(f"{question} {answer}")
@@ -152,10 +151,9 @@ def _compose(preset: str, overrides: Sequence[str]) -> ComposedConfig:
 
 def _print_refinements(sweep: SweepResult) -> None:
     """Print what both rules make of the first sweep, and write each as a search-space file."""
-    from rich.console import Console
-
     from synaptune.analysis.refine.rule import refine
     from synaptune.analysis.refine.runs import RunSelection, read_study_runs
+    from synaptune.core.console import make_console
     from synaptune.core.errors import UserError
     from synaptune.report.refinement import print_refinement
     from synaptune.search.space.file import format_space_file
@@ -168,7 +166,7 @@ def _print_refinements(sweep: SweepResult) -> None:
         except UserError as error:  # such as no run above the threshold; the sweeps go on
             print_message(f"refinement by the rule {rule}: {str(error).splitlines()[0]}")
             continue
-        print_refinement(refinement, Console())
+        print_refinement(refinement, make_console())
         path = get_study_folder(sweep.name) / f"refined-{rule}.yaml"
         text = format_space_file(refinement.make_space_file(f"{sweep.name}-{rule}"))
         write_atomic(path, text.encode())

@@ -201,8 +201,7 @@ class HyperparameterSearcher:
 
     def print_results(self, k: int = 5) -> None:
         """Print the `k` best results as a table."""
-        from rich.console import Console
-
+        from synaptune.core.console import make_console
         from synaptune.report.console import print_table
         from synaptune.report.table_model import Column, make_table
 
@@ -215,7 +214,7 @@ class HyperparameterSearcher:
             Column("settings"): [_format_params(result.params) for result in best],
         }
         note = f"{len(self.results)} trained, {self.skipped} over the budget"
-        print_table(make_table("best", "best by validation accuracy", cells, note), Console())
+        print_table(make_table("best", "best by validation accuracy", cells, note), make_console())
 
     def save_results(self, path: str | Path) -> None:
         """Write all results as JSON, the best first; its test accuracy is read."""

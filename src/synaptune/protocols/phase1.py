@@ -302,9 +302,8 @@ def _run_stages(
     protocol: Protocol, config: Phase1Config, prior: Sequence[Observation]
 ) -> tuple[dict[str, Any], UnitPoint, UnitPoint]:
     """Run everything from the baseline on; return the summary and the two validated points."""
-    from rich.console import Console
-
     from synaptune.config.search_space import read_fixed_values
+    from synaptune.core.console import make_console
     from synaptune.report.findings import explain_ablation, explain_context
     from synaptune.report.summary import describe_summary, print_verdict, summarise_study
     from synaptune.study.artifacts import write_best, write_json
@@ -352,7 +351,7 @@ def _run_stages(
         write_json(folder / "summary.json", summary)
     if ablation:
         print_rows(ablation)
-    print_verdict(summary, Console())
+    print_verdict(summary, make_console())
     print_message(f"written to {shown}/summary.json; use: python train.py tuned={shown}/best.yaml")
     return summary, baseline.unit, best.unit
 

@@ -165,9 +165,8 @@ def _run_stages(
     protocol: Protocol, config: Phase2Config, gates: list[Gate]
 ) -> tuple[dict[str, Any], UnitPoint, UnitPoint]:
     """Run everything up to the verdict; return its summary and the two validated points."""
-    from rich.console import Console
-
     from synaptune.config.search_space import read_fixed_values
+    from synaptune.core.console import make_console
     from synaptune.report.findings import explain_context
     from synaptune.report.summary import describe_summary, print_verdict, summarise_study
     from synaptune.study.artifacts import write_best, write_json
@@ -207,7 +206,7 @@ def _run_stages(
     write_json(folder / "gates.json", {"gates": gates})
     write_json(folder / "summary.json", summary)
     write_best(folder / "best.yaml", name, winner, fixed, describe_summary(summary))
-    print_verdict(summary, Console())
+    print_verdict(summary, make_console())
     print_message(
         f"written to {shown}/summary.json and gates.json;"
         f" use: python train.py tuned={shown}/best.yaml"

@@ -44,8 +44,7 @@ def run_repeats(
         run_one: runs a search at a location with the distance of its search seed, and returns its
             summary.
     """
-    from rich.console import Console
-
+    from synaptune.core.console import make_console
     from synaptune.report.console import print_table
     from synaptune.report.repeats import tabulate_repeats
 
@@ -55,7 +54,7 @@ def run_repeats(
         print_message(f"search {number} of {count}: study {location.name}")
         summaries.append(run_one(location, SEED_STEP * (number - 1)))
     repeats = collect_repeats(summaries, space)
-    print_table(tabulate_repeats(repeats), Console())
+    print_table(tabulate_repeats(repeats), make_console())
     return repeats
 
 

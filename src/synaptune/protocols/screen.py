@@ -121,13 +121,12 @@ def _measure(protocol: Protocol, config: Phase1Config) -> Screening:
 
 
 def _print_screening(screening: Screening) -> None:
-    from rich.console import Console
-
+    from synaptune.core.console import make_console
     from synaptune.report.console import print_table
     from synaptune.report.screening import describe_screening, tabulate_effects
 
     table = tabulate_effects(screening, limit=_SHOWN_EFFECTS)
-    print_table(table, Console())
+    print_table(table, make_console())
     for line in describe_screening(screening):
         print_message(f"screening: {line}")
 

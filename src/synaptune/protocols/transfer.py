@@ -167,8 +167,7 @@ def _run_transfer(
     protocol: Protocol, best: Sequence[Trial], values: Sequence[dict[str, Value]]
 ) -> dict[str, Any]:
     """Run the points and print the table; return the content of transfer.json."""
-    from rich.console import Console
-
+    from synaptune.core.console import make_console
     from synaptune.report.console import print_table
     from synaptune.report.table_model import Column, Table
     from synaptune.study.artifacts import write_json
@@ -225,6 +224,6 @@ def _run_transfer(
         "below about 0.9 five points are little evidence"
     )
     title = f"Transfer to {protocol.study.location.name}"
-    print_table(Table("transfer", title, columns, cells, note), Console())
+    print_table(Table("transfer", title, columns, cells, note), make_console())
     print_message(f"written to {protocol.study.location.shown_folder}/transfer.json")
     return content

@@ -235,7 +235,9 @@ def test_the_terminal_counts_the_trials_of_all_concurrent_searches(
 
     screen_text = io.StringIO()
     monkeypatch.setattr(
-        screen, "make_console", lambda: Console(file=screen_text, force_terminal=True, width=100)
+        screen,
+        "make_picture_console",
+        lambda: Console(file=screen_text, force_terminal=True, width=100),
     )
     study = Study(resolve_location(StudyConfig("s", str(tmp_path)), "s"), {"x": 1})
     with study:

@@ -22,7 +22,7 @@ from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial
 from synaptune.study.callbacks.live_table import render_progress
 from synaptune.study.callbacks.progress import SearchInfo, SearchProgress
-from synaptune.study.callbacks.screen import Screen, make_console
+from synaptune.study.callbacks.screen import Screen, make_picture_console
 
 SPACE = Space(
     (
@@ -154,7 +154,7 @@ def test_two_attempts_at_a_trial_are_one_running_trial():
 
 
 def test_a_file_gets_no_table():
-    assert make_console(io.StringIO()) is None
+    assert make_picture_console(io.StringIO()) is None
 
 
 def test_a_failed_drawing_raises_in_the_search_and_restores_the_streams():

@@ -150,6 +150,17 @@ def test_a_run_that_the_server_refuses_is_offline(tmp_path, monkeypatch, capfd):
 
 
 @needs_wandb
+@pytest.mark.parametrize(("value", "left"), [("no such mode", "offline"), ("", "online")])
+def test_a_wandb_mode_that_the_client_refuses_does_not_prevent_the_run(
+    run, small, tmp_path, monkeypatch, value, left
+):
+    monkeypatch.setenv("WANDB_MODE", value)
+    run([*small, "logger.wandb=offline"], tmp_path)
+    assert os.environ["WANDB_MODE"] == left
+    assert len(wandb_runs.find_run_ids(tmp_path)) == 1
+
+
+@needs_wandb
 def test_without_an_api_key_and_standard_input_a_run_prompts_for_nothing(small, tmp_path, root):
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("WANDB")
@@ -194,6 +205,17 @@ def test_a_pipe_gets_a_line_for_each_validation(capsys):
         "step  5/10  train 2.0000  100 tokens/s  val 1.5000 nats/token"
     )
     assert isinstance(make_progress("auto", 10, 0, in_search=True), Progress)
+
+
+def test_a_run_does_not_end_with_the_disk_of_its_output(monkeypatch):
+    progress = make_progress("lines", 10, 0, in_search=False)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        progress.show_validation(5, 1.5)
+        monkeypatch.undo()
+        with pytest.raises(OSError, match="No space"):
+            full.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
 
 
 def test_the_progress_bar_is_closed_when_a_logger_fails(run, small, tmp_path, monkeypatch):

@@ -127,7 +127,7 @@ def _make_view(
     if logger.progress in ("auto", "bar"):
         from synaptune.study.callbacks import screen
 
-        console = screen.make_console()
+        console = screen.make_picture_console()
         if console is not None:
             from synaptune.study.callbacks.live_table import LiveTable
 

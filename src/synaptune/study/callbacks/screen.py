@@ -159,7 +159,7 @@ class _RedirectedStream:
         return getattr(self._stream, name)
 
 
-def make_console(stream: TextIO | None = None) -> Console | None:
+def make_picture_console(stream: TextIO | None = None) -> Console | None:
     """Return a console that can show a picture; None for a file, a pipe or a dumb terminal.
 
     Args:
@@ -168,7 +168,7 @@ def make_console(stream: TextIO | None = None) -> Console | None:
     file = sys.stdout if stream is None else stream
     if not is_terminal(file):
         return None
-    from rich.console import Console
+    from synaptune.core.console import make_console
 
-    console = Console(file=file)
+    console = make_console(file)
     return console if console.is_terminal and not console.is_dumb_terminal else None

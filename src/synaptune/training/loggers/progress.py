@@ -53,10 +53,13 @@ class ProgressLines(Progress):
         self._printed_at = time.perf_counter()
         seconds = self._printed_at - self._started_at
         width = len(str(self._steps))
-        print(
-            f"step {step:>{width}}/{self._steps}  {self._latest}{validation}{seconds:.1f} s",
-            flush=True,
-        )
+        line = f"step {step:>{width}}/{self._steps}  {self._latest}{validation}{seconds:.1f} s"
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:  # the reader, such as head, has seen enough: the run ends
+            raise
+        except OSError:  # no space for a log file: the run has its result without the line
+            return
 
 
 class ProgressBar(Progress):

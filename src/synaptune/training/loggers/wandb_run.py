@@ -189,10 +189,8 @@ def open_run(
     try:
         return _start_writer(config, arguments, "offline")
     except Exception as error:  # such as an id whose abandoned upload still runs
-        print(
-            f"wandb: no run of {config.run_id or name} ({type(error).__name__}: {error})",
-            file=sys.stderr,
-        )
+        reason = f"{type(error).__name__}: {get_first_line(error)}"
+        print(f"wandb: no run of {config.run_id or name} ({reason})", file=sys.stderr)
         return None
 
 
@@ -201,6 +199,7 @@ def _start_writer(
 ) -> WandbWriter:
     import wandb
 
+    _replace_unknown_mode()
     writer = WandbWriter(wandb.init(mode=mode, **arguments), online=mode == "online")
     writer.run.define_metric("val_loss", summary="min")
     if "code" in config.record and config.generation is None:  # one copy for all trials of a study
@@ -297,6 +296,12 @@ def read_wandb_mode() -> str:
     if value and value not in _MODES:
         _go_offline(f"WANDB_MODE={value}, expected one of {', '.join(_MODES)}")
     return _MODES.get(value, "offline") if value else ""
+
+
+def _replace_unknown_mode() -> None:
+    """Replace a WANDB_MODE that the W&B client refuses by its meaning, here and in the workers."""
+    if os.environ.get("WANDB_MODE") not in (None, *_MODES):
+        os.environ["WANDB_MODE"] = read_wandb_mode() or "online"
 
 
 def _choose_mode(choice: str) -> str:
