@@ -22,7 +22,6 @@ import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -79,19 +78,23 @@ def measure_bayes(common: tuple[str, ...]) -> float:
 
 def make_variant_space(common: tuple[str, ...], variant: Variant) -> Space:
     """Return what tuning a variant searches."""
-    words, _ = split_options((*common, *variant.overrides))
+    words, presets = split_options((*common, *variant.overrides))
     cfg = compose_config(words)
     ranges = {**RATE, **variant.ranges}
     options = {name: ranges.pop(name) for name in [*ranges] if name.startswith(OPTION)}
     cfg.search_space.parameters = [name for name, entry in ranges.items() if not entry]
     cfg.search_space.ranges = {name: dict(entry) for name, entry in ranges.items() if entry}
-    return Space((*read_dimensions(cfg), *starmap(_make_dimension, options.items())))
-
-
-def _make_dimension(name: str, entry: Mapping[str, Any]) -> Dimension:
-    return Dimension(
-        name, "log" if entry.get("log") else "lin", low=entry["low"], high=entry["high"]
-    )
+    dimensions = [
+        Dimension(
+            name,
+            "log" if entry.get("log") else "lin",
+            low=entry["low"],
+            high=entry["high"],
+            start=presets[name.removeprefix(OPTION)],
+        )
+        for name, entry in options.items()
+    ]
+    return Space((*read_dimensions(cfg), *dimensions))
 
 
 def summarise_regime(regime: Regime, results: Results) -> dict[str, dict[str, Any]]:

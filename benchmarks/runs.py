@@ -104,12 +104,16 @@ def run_once(overrides: tuple[str, ...], task: Task | None = None) -> dict[str, 
 def split_options(overrides: Sequence[str]) -> tuple[tuple[str, ...], dict[str, float]]:
     """Split overrides into those of the configuration, and the options of a task by name.
 
+    As with Hydra's overrides, the last value of an option counts.
+
     Raises:
         UserError: the value of an option is not a number.
     """
     words = tuple(word for word in overrides if not word.startswith(OPTION))
     options = {}
-    for word in sorted(set(overrides) - set(words)):
+    for word in overrides:
+        if not word.startswith(OPTION):
+            continue
         name, _, value = word.removeprefix(OPTION).partition("=")
         try:
             options[name] = float(value)
@@ -189,7 +193,9 @@ class RunCache:
         key = compute_fingerprint(read_settings(compose_config(words)))
         if self._task is None:
             return key
-        return " ".join([self._task.__name__, *(f"{n}={v:g}" for n, v in options.items()), key])
+        return " ".join(
+            [self._task.__name__, *(f"{n}={v:g}" for n, v in sorted(options.items())), key]
+        )
 
 
 def _format_result(result: dict[str, Any]) -> str:

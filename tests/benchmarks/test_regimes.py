@@ -38,6 +38,15 @@ def test_the_last_variant_composes_and_has_the_space_of_its_ranges(regimes, name
     assert {"training.learning_rate", *variant.ranges} == set(space.names)
 
 
+def test_a_searched_option_starts_at_its_preset_and_replaces_it(regimes):
+    regime = regimes.REGIMES["continual"]
+    variant = regime.variants["Fisher information (EWC)"]
+    space = regimes.make_variant_space(regime.common, variant)
+    assert {d.name: d.start for d in space.dimensions}["task.fisher"] == 1e-3
+    _, options = regimes.split_options((*variant.overrides, "task.fisher=0.00316"))
+    assert options == {"fisher": 0.00316}
+
+
 def test_tuned_values_are_part_of_the_configuration_of_a_run(regimes, tmp_path):
     path = tmp_path / "best.yaml"
     path.write_text("parameters: {synapse.calcium.tau_c: 0.7, synapse.calcium.alpha_ca: 0.3}\n")
