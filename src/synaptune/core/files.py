@@ -92,6 +92,23 @@ def as_disk_errors(
         raise
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents.
+
+    Raises:
+        UserError: it cannot be made; the errors differ between file systems.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise user_error(
+            got=f"the folder {folder}: {error.strerror}",
+            expected="a folder that can be made",
+            do="make room, correct the rights, or choose another folder"
+            " (hydra.run.dir; of a search study.dir)",
+        ) from error
+
+
 def measure_folder(folder: Path) -> int:
     """Return the size of all files below a folder [byte]; links are not followed."""
     total = 0
