@@ -38,6 +38,7 @@ from synaptune.core.errors import (
     discard_output,
     explain_disk_error,
     flush_output,
+    is_memory_error,
     run_command,
     user_error,
 )
@@ -82,16 +83,30 @@ class RunFolderCheck(Callback):
 def surface_user_errors() -> Iterator[None]:
     """Wrap the body of a Hydra task.
 
-    A UserError and Ctrl-C reach `run_program` in a single run, and the sweeper in a multirun.
+    A UserError and Ctrl-C reach `run_program` in a single run, and the sweeper in a multirun. With
+    hydra.job.chdir a relative path is still one of the folder where the command was started.
     """
+    hydra = HydraConfig.get()
     try:
-        yield
+        with contextlib.chdir(hydra.runtime.cwd) if hydra.job.chdir else contextlib.nullcontext():
+            yield
+    except (MemoryError, RuntimeError) as error:
+        if hydra.mode == RunMode.MULTIRUN or not is_memory_error(error):
+            raise  # a search counts the failures by their kind
+        raise _SurfacedError(
+            user_error(
+                got=f"too little memory: {get_first_line(error)}",
+                expected="a run that fits into the memory",
+                do="reduce training.batch (training.accumulate makes up for it), model.width,"
+                " model.layers or model.context",
+            )
+        ) from error
     except (UserError, KeyboardInterrupt) as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if hydra.mode == RunMode.MULTIRUN:
             raise
         if isinstance(error, UserError):
             raise _SurfacedError(error) from error
-        raise _RunInterrupted(Path(HydraConfig.get().runtime.output_dir)) from None
+        raise _RunInterrupted(Path(hydra.runtime.output_dir)) from None
 
 
 def run_program(program: Callable[[], object], conf: Path, config_name: str) -> int:
