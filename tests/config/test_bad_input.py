@@ -99,6 +99,13 @@ def test_a_run_that_does_not_fit_into_the_memory_says_so(tmp_path, width):
     assert "training.batch" in done.stderr
 
 
+def test_a_cache_that_cannot_be_made_is_named(tmp_path):
+    words, env = [str(ROOT / "train.py"), *SMALL], {"SYNAPTUNE_CACHE": "/proc/none"}
+    done = processes.run(words, tmp_path, env=env)
+    refused(done, "got the folder /proc/none")
+    assert "SYNAPTUNE_CACHE" in done.stderr
+
+
 def test_a_relative_path_is_one_of_the_first_working_folder(tmp_path):
     (tmp_path / "some.txt").write_text("some words\n" * 1000)
     words = [*SMALL, "training.steps=1", "data=text", "data.path=some.txt"]
