@@ -92,6 +92,28 @@ def test_every_fault_of_a_command_line_is_told_at_once(tmp_path):
     assert "model.heads=7" in done.stderr
 
 
+@pytest.mark.parametrize("width", [10**14, 10**17])  # beyond the addresses, and beyond a number
+def test_a_run_that_does_not_fit_into_the_memory_says_so(tmp_path, width):
+    done = train(tmp_path, *SMALL, f"model.width={width}")
+    refused(done, "got too little memory: ")
+    assert "training.batch" in done.stderr
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path):
+    words, env = [str(ROOT / "train.py"), *SMALL], {"SYNAPTUNE_CACHE": "/proc/none"}
+    done = processes.run(words, tmp_path, env=env)
+    refused(done, "got the folder /proc/none")
+    assert "SYNAPTUNE_CACHE" in done.stderr
+
+
+def test_a_relative_path_is_one_of_the_first_working_folder(tmp_path):
+    (tmp_path / "some.txt").write_text("some words\n" * 1000)
+    words = [*SMALL, "training.steps=1", "data=text", "data.path=some.txt"]
+    done = train(tmp_path, *words, "hydra.job.chdir=true", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run/result.json").is_file()
+
+
 def test_a_value_without_a_name_is_refused(tmp_path):
     refused(train(tmp_path, "training.steps", "=3"), "=3, a value without a name")
 

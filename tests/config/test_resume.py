@@ -7,9 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from helpers import processes
 from helpers.paths import ROOT
 from synaptune.config.resume import expand_resume
+from synaptune.core.errors import UserError
 from synaptune.study.reader import find_study
 
 TRAIN = str(ROOT / "train.py")
@@ -90,9 +93,70 @@ def test_words_of_the_command_line_replace_the_stored_ones_of_their_name(tmp_pat
         *words,
         "hydra.output_subdir=null",
     ]
-    for others in (words[:1], words[1:], ["-m", *words], ["hydra.run.dir=none", words[1]]):
+    for others in (words[:1], words[1:], ["-m", *words], ["hydra.run.dir=none", *words[1:]]):
         assert expand_resume(others) == others
     assert Path(path).read_text().count("\n") == 3
+
+
+def test_a_folder_without_a_run_is_not_continued(tmp_path):
+    words = [f"hydra.run.dir={tmp_path}/none", "training.resume=true"]
+    with pytest.raises(UserError, match="none, which has no run"):
+        expand_resume(words)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="none, which has no run"):
+        expand_resume(words)
+    (tmp_path / "none/checkpoint.pt").touch()
+    assert expand_resume(words) == words
+
+
+@pytest.mark.parametrize("content", [b"- [", b"a: 1", b"- a: 1", b"text", b"", b"\xff\xfe\xff"])
+def test_damaged_overrides_of_a_run_are_refused(tmp_path, content):
+    path = tmp_path / ".hydra" / "overrides.yaml"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"overrides\.yaml, which cannot be read"):
+        expand_resume([f"hydra.run.dir={tmp_path}", "training.resume=true"])
+
+
+def test_a_run_does_not_replace_the_results_of_another(tmp_path):
+    folder = tmp_path / "run"
+    (folder / ".hydra").mkdir(parents=True)
+    for name in ("metrics.csv", "train.log"):  # of a run that ended before its first checkpoint
+        (folder / name).touch()
+    words = [
+        TRAIN,
+        *WORDS[:2],
+        "training.steps=1",
+        "name=run",
+        f"hydra.run.dir={tmp_path}/${{name}}",
+    ]
+    assert processes.run(words, tmp_path).returncode == 0
+    before = read_files(folder)
+    refused = processes.run([*words, "seed=1"], tmp_path)
+    assert refused.returncode == 2
+    assert f"{folder}, which has the result.json and checkpoint.pt of a run" in refused.stderr
+    assert "training.resume=true" in refused.stderr
+    assert read_files(folder) == before
+
+
+def read_files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hydra.job.name=x/y"], "No such file or directory"),
+        (["hydra.job_logging.root.level=BOGUS"], "Unknown level: 'BOGUS'"),
+        (["hydra.run.dir=/proc/none"], "the folder /proc/none: "),
+        (["hydra.run.dir=/proc/self"], "a log that cannot be written"),
+    ],
+)
+def test_a_folder_or_log_that_cannot_be_written_is_named(tmp_path, words, said):
+    refused = processes.run([TRAIN, *WORDS, *words], tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("got ")
+    assert said in refused.stderr
 
 
 def test_sigterm_ends_a_search_at_once_and_its_trial_is_run_again(tmp_path):

@@ -223,6 +223,8 @@ def test_a_value_fixed_on_the_command_line_is_not_searched(tmp_path):
         (["study.resume=must"], "no study"),
         (["+stop.hours=-1"], "stop.hours=-1"),
         (["study.name=a/b"], "study.name=a/b"),
+        (["study.dir=/proc/none"], "the folder /proc/none: "),
+        (["hydra.sweep.subdir=x"], "hydra.sweep.subdir=x, one folder for all runs"),
     ],
 )
 def test_a_mistake_is_refused_before_anything_runs(tmp_path, words, said):

@@ -1,6 +1,9 @@
 """Documents and their split."""
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,3 +133,27 @@ def test_a_file_that_is_not_text_is_refused_with_its_path_and_a_remedy(tmp_path,
     ) as caught:
         read_file_or_folder(make_bad_paths(tmp_path)[name], 10**6)
     assert name in str(caught.value)
+
+
+def test_a_cap_beyond_the_memory_reads_the_file(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("some text\n")
+    assert read_file_or_folder(path, 10**20)[0].content == b"some text\n"
+
+
+def test_a_pipe_without_a_writer_is_refused_and_one_of_the_shell_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    code = "import sys; from pathlib import Path; from synaptune.data.text import *\n"
+    code += "print(read_file_or_folder(Path(sys.argv[1]), 10**20)[0].content)"
+    named, shell = (
+        subprocess.run(
+            ["bash", "-c", f'"$0" -c "$1" {path}', sys.executable, code],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        for path in (tmp_path / "pipe", "<(echo text)")
+    )
+    assert "UserError: got data.path=" in named.stderr
+    assert "a pipe or another special file" in named.stderr
+    assert shell.stdout == "b'text\\n'\n"

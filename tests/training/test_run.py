@@ -18,6 +18,7 @@ from synaptune.core.errors import UserError
 from synaptune.model.gpt import GPT
 from synaptune.training.checkpoint import load_model
 from synaptune.training.errors import DivergedError
+from synaptune.training.loggers.base import CsvWriter
 
 
 def read_losses(folder: Path) -> list[tuple[str, str, str]]:
@@ -183,3 +184,68 @@ def test_a_broken_checkpoint_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match="unreadable checkpoint"):
         load_model(path)
+
+
+@pytest.fixture(scope="module")
+def checkpointed(run, small, tmp_path_factory) -> Path:
+    """The folder of a run of a few steps."""
+    folder = tmp_path_factory.mktemp("checkpointed")
+    run([*small, "training.steps=4"], folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "value", "said"),
+    [
+        (["state"], None, "a damaged checkpoint: state"),
+        (["state", "step"], "4", "a damaged checkpoint: state"),
+        (["state", "nosuch"], 1, "a damaged checkpoint: state"),
+        (["optimizer"], None, "a damaged checkpoint: optimizer"),
+        (["optimizer", "state"], [], "a damaged checkpoint: optimizer"),
+        (["optimizer", "state", 0], {}, "the state of AdamW"),
+        (["optimizer", "state", 0, "exp_avg"], torch.ones(3), "the state of AdamW"),
+        (["random", "cpu"], torch.zeros(3), "random states that cannot be restored"),
+        (["random"], {}, "a damaged checkpoint: random"),
+        (["weights"], {}, "a damaged checkpoint: weights"),
+        (["fingerprint"], None, "a damaged checkpoint: fingerprint"),
+    ],
+)
+def test_a_checkpoint_with_a_damaged_part_is_refused(
+    run, small, checkpointed, tmp_path, names, value, said
+):
+    content = torch.load(checkpointed / "checkpoint.pt", weights_only=True)
+    part = content
+    for name in names[:-1]:
+        part = part[name]
+    part[names[-1]] = value
+    if names[0] != "state":
+        content["state"]["step"] = 2  # steps are left, for which the optimizer is needed
+    torch.save(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match=said):
+        run([*small, "training.steps=4", "training.resume=true"], tmp_path)
+
+
+def test_a_model_is_not_read_from_a_damaged_description(checkpointed, tmp_path):
+    content = torch.load(checkpointed / "checkpoint.pt", weights_only=True)
+    for about in (None, {}, {**content["about"], "synapse": 3}, {**content["about"], "vocab": -1}):
+        torch.save({**content, "about": about}, tmp_path / "checkpoint.pt")
+        with pytest.raises(UserError, match="whose model does not fit"):
+            load_model(tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize("training", ["biostatis", "sgd"])
+def test_a_run_does_not_start_from_the_moments_of_another_optimizer(
+    run, small, checkpointed, tmp_path, training
+):
+    words = [f"training={training}", f"training.start={checkpointed}/checkpoint.pt"]
+    with pytest.raises(UserError, match="whose optimizer keeps, of a weight, step, exp_avg"):
+        run([*small, *words, "training.steps=8"], tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"no,columns\n1,2\n", b"step\n\xff\n"])
+def test_a_damaged_file_of_metrics_is_refused_when_a_run_goes_on(tmp_path, content):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"metrics\.csv, which cannot be read"):
+        CsvWriter(path, 2)
+    assert path.read_bytes() == content

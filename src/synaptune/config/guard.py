@@ -17,7 +17,9 @@ from pathlib import Path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.config.help import format_help
@@ -27,7 +29,7 @@ from synaptune.config.overrides import (
     expand_tuned_groups,
     find_override_faults,
 )
-from synaptune.config.resume import describe_continuation, expand_resume
+from synaptune.config.resume import describe_continuation, expand_resume, make_run_folder
 from synaptune.core.errors import (
     EXIT_BROKEN_PIPE,
     EXIT_INTERRUPTED,
@@ -36,6 +38,7 @@ from synaptune.core.errors import (
     discard_output,
     explain_disk_error,
     flush_output,
+    is_memory_error,
     run_command,
     user_error,
 )
@@ -61,20 +64,49 @@ class _RunInterrupted(KeyboardInterrupt):
         self.folder = folder
 
 
+class RunFolderCheck(Callback):
+    """Makes the folder of a single run, before Hydra writes into it; a callback of conf/."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
+        HydraConfig.instance().set_config(config)  # the name of the folder may refer to ${hydra:}
+        try:
+            folder, resume = Path(config.hydra.run.dir), config.training.resume
+        except OmegaConfBaseException:  # Hydra reports it later
+            return
+        try:
+            make_run_folder(folder, resume=resume)
+        except UserError as error:
+            raise _SurfacedError(error) from error
+
+
 @contextlib.contextmanager
 def surface_user_errors() -> Iterator[None]:
     """Wrap the body of a Hydra task.
 
-    A UserError and Ctrl-C reach `run_program` in a single run, and the sweeper in a multirun.
+    A UserError and Ctrl-C reach `run_program` in a single run, and the sweeper in a multirun. With
+    hydra.job.chdir a relative path is still one of the folder where the command was started.
     """
+    hydra = HydraConfig.get()
     try:
-        yield
+        with contextlib.chdir(hydra.runtime.cwd) if hydra.job.chdir else contextlib.nullcontext():
+            yield
+    except (MemoryError, RuntimeError) as error:
+        if hydra.mode == RunMode.MULTIRUN or not is_memory_error(error):
+            raise  # a search counts the failures by their kind
+        raise _SurfacedError(
+            user_error(
+                got=f"too little memory: {get_first_line(error)}",
+                expected="a run that fits into the memory",
+                do="reduce training.batch (training.accumulate makes up for it), model.width,"
+                " model.layers or model.context",
+            )
+        ) from error
     except (UserError, KeyboardInterrupt) as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if hydra.mode == RunMode.MULTIRUN:
             raise
         if isinstance(error, UserError):
             raise _SurfacedError(error) from error
-        raise _RunInterrupted(Path(HydraConfig.get().runtime.output_dir)) from None
+        raise _RunInterrupted(Path(hydra.runtime.output_dir)) from None
 
 
 def run_program(program: Callable[[], object], conf: Path, config_name: str) -> int:
@@ -113,7 +145,7 @@ def run_program(program: Callable[[], object], conf: Path, config_name: str) -> 
         if isinstance(interruption, _RunInterrupted):
             print(describe_continuation(interruption.folder), file=sys.stderr)
         return EXIT_INTERRUPTED
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+    except (UserError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         if full_error == "1":
             raise
         message = explain_error(error, conf, config_name)
@@ -145,6 +177,8 @@ def explain_error(error: Exception, conf: Path, config_name: str) -> str | None:
             error, "make room, or set hydra.run.dir (of a search: study.dir)"
         )
         return None if explained is None else str(explained)
+    if isinstance(error, ValueError) and not isinstance(error, OmegaConfBaseException):
+        return _explain_logging_error(error)
     GlobalHydra.instance().clear()
     try:
         faults = find_override_faults(
@@ -162,5 +196,18 @@ def explain_error(error: Exception, conf: Path, config_name: str) -> str | None:
             got=get_first_line(error),
             expected="a configuration Hydra can compose",
             do="python train.py --help lists the groups",
+        )
+    )
+
+
+def _explain_logging_error(error: ValueError) -> str | None:
+    """Return the message for an error of logging.config; None for any other ValueError."""
+    if not str(error).startswith("Unable to configure"):
+        return None
+    return str(
+        user_error(
+            got=f"a log that cannot be written: {get_first_line(error.__cause__ or error)}",
+            expected="a writable folder, a plain hydra.job.name and levels such as INFO",
+            do="correct hydra.run.dir, hydra.job.name or hydra.job_logging",
         )
     )

@@ -34,6 +34,7 @@ from synaptune.model.budget import check_budget
 from synaptune.search.objective.learning_curve import extrapolate_result
 from synaptune.search.objective.score import MAXIMIZED, check_ready, needs_baseline, score
 from synaptune.search.workers import reporting
+from synaptune.training.config import RESULT_FILE
 from synaptune.training.errors import RunPruned, ValidationCallback
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ def finish_run(prepared: PreparedRun, fitted: FitResult, seconds: float) -> Outc
         curve=fitted.curve,
         life=fitted.expert_history,
     )
-    with replace_file(folder / "result.json") as draft:
+    with replace_file(folder / RESULT_FILE) as draft:
         draft.write_text(json.dumps(result, indent=1) + "\n")
     return Outcome(objective, metrics, folder, pruned_at)
 

@@ -35,6 +35,7 @@ from synaptune.config.flat import (
     read_group,
     select_value,
 )
+from synaptune.config.resume import has_own_subdir
 from synaptune.config.search_space import (
     check_search,
     check_slices,
@@ -186,7 +187,6 @@ def read_request(request: SweepRequest) -> Sweep:
     if engine.name == "grid":
         settings["grid_points"] = engine.grid_points
     kind = read_space_name(base) or request.config.hydra.job.name
-    subdir = flatten_references(request.config.hydra.sweep)["subdir"]
     return Sweep(
         overrides=overrides,
         base=base,
@@ -200,7 +200,7 @@ def read_request(request: SweepRequest) -> Sweep:
         search=search,
         prior=prior,
         configuration=make_study_configuration(base, space, settings),
-        has_own_subdir=subdir != _DEFAULT_SUBDIR,
+        has_own_subdir=has_own_subdir(request.config.hydra.sweep),
     )
 
 
@@ -329,7 +329,6 @@ def _locate_study(request: SweepRequest, study: StudyConfig, default_name: str) 
 # Points that are tried before a configuration counts as one that cannot run; chosen: a second.
 _MAX_SAMPLES = 10
 _MAX_GRID = 1000  # points of a grid without a budget; chosen: hours of short runs
-_DEFAULT_SUBDIR = "${hydra.job.num}"
 _GROUP_TYPES = {
     "study": StudyConfig,
     "search": SearchConfig,

@@ -44,6 +44,14 @@ def explain_disk_error(error: OSError, do: str) -> UserError | None:
     )
 
 
+def is_memory_error(error: BaseException) -> bool:
+    """Return whether a device or the CPU has too little memory; torch need not be imported."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    texts = ("out of memory", "allocate memory", "size calculation overflowed")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+
+
 def find_nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Return the known names closest to `name`.
 

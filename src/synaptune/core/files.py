@@ -92,6 +92,26 @@ def as_disk_errors(
         raise
 
 
+def make_folder(
+    folder: Path,
+    do: str = "make room, correct the rights, or choose another folder"
+    " (hydra.run.dir; of a search study.dir)",
+) -> None:
+    """Make a folder and its parents; `do` says what to do if it cannot be made.
+
+    Raises:
+        UserError: it cannot be made; the errors differ between file systems.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise user_error(
+            got=f"the folder {folder}: {error.strerror}",
+            expected="a writable folder",
+            do=do,
+        ) from error
+
+
 def measure_folder(folder: Path) -> int:
     """Return the size of all files below a folder [byte]; links are not followed."""
     total = 0
@@ -145,9 +165,11 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """
     if folder.is_dir():
         return folder
-    with as_disk_errors(folder, "make room there, or set SYNAPTUNE_CACHE to another folder"):
+    do = "make room there, or set SYNAPTUNE_CACHE to another folder"
+    make_folder(folder.parent, do)
+    with as_disk_errors(folder, do):
         draft = _make_draft_path(folder)
-        draft.mkdir(parents=True)
+        draft.mkdir()
         try:
             build(draft)
             _publish(draft, folder)

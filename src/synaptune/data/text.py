@@ -23,6 +23,7 @@ _MIN_DOCUMENTS = 20  # with fewer documents a split by document is too coarse fo
 # Folders of the standard library that differ between distributions: some remove the tests.
 _SKIPPED_FOLDERS = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
 _PEEK = 8192  # bytes read first, to recognise a binary file
+_BLOCK = 2**24  # bytes of a read
 
 Reader = Callable[[], bytes | None]
 
@@ -178,7 +179,10 @@ def _read_text(path: Path, max_bytes: int) -> bytes | None:
         head = file.read(min(_PEEK, max_bytes))
         if b"\0" in head:
             return None
-        content = head + file.read(max_bytes - len(head))
+        # In blocks: a read allocates all it may return, and max_bytes can exceed the memory.
+        content = bytearray(head)
+        while (room := max_bytes - len(content)) and (block := file.read(min(_BLOCK, room))):
+            content += block
     try:
         # At the limit the last character can be incomplete; the decoder leaves it out.
         decoder = codecs.getincrementaldecoder("utf-8")()
@@ -190,6 +194,12 @@ def _read_text(path: Path, max_bytes: int) -> bytes | None:
 
 def _read_file(path: Path, max_bytes: int) -> list[Document]:
     """Read a file as one document; raise UserError when it is empty or not UTF-8 text."""
+    if not path.is_file() and not path.absolute().is_relative_to("/dev"):
+        raise user_error(
+            got=f"data.path={path}, a pipe or another special file",
+            expected="a text file, a folder of text files, or /dev/stdin",
+            do="write the text to a file, or give <(COMMAND) of the shell",
+        )
     if path.stat().st_size == 0 and path.is_file():
         raise user_error(
             got=f"data.path={path}, an empty file",

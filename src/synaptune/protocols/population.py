@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from synaptune.core.errors import is_memory_error
 from synaptune.protocols.trial_run import TrainingEvaluation, TrialRun, combine_runs
 from synaptune.search.trial import Trial, make_error_result
 from synaptune.search.workers.base import FinishedTrial, OnReport, SequentialEvaluation
@@ -125,7 +126,7 @@ class PopulationEvaluation:
                 yield FinishedTrial(trial, combine_runs([run], fitted.busy_seconds, facts))
             return
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_memory_error(error):
                 raise
         _free_device()
         # The models have trained: the runs are prepared again, in half the number.
@@ -136,12 +137,6 @@ class PopulationEvaluation:
 
     def _train_alone(self, trial: Trial, on_report: OnReport) -> Iterator[FinishedTrial]:
         return SequentialEvaluation(self.single)([trial], on_report)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Return whether a device or the CPU has too little memory."""
-    text = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
 
 
 def _free_device() -> None:

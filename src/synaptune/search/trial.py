@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
-from synaptune.core.errors import NO_SPACE, UserError
+from synaptune.core.errors import NO_SPACE, UserError, is_memory_error
 from synaptune.core.text import get_first_line
 from synaptune.model.budget import PARAMETERS, BudgetExceeded
 from synaptune.search.space.space import UnitPoint
@@ -214,10 +214,10 @@ def _classify_error(error: BaseException, reason: str) -> FailureKind:
         return "disk"
     # The exceptions of torch are compared by name: a search of another objective need not import
     # torch.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "memory"
     if type(error).__name__ == "AcceleratorError" or "CUDA error" in reason:
         return "device"
+    if is_memory_error(error):
+        return "memory"
     return "number" if isinstance(error, FloatingPointError) else "error"
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from synaptune.core.errors import user_error
+from synaptune.core.files import make_folder
 from synaptune.search.objective.score import get_objective_label
 from synaptune.search.space.space import Space, UnitPoint
 from synaptune.search.space.values import Value, is_same
@@ -93,10 +94,10 @@ class Study:
         self._last_heartbeat: float | None = None
         self.mirror = make_mirror(location)
         with as_user_errors(self._url):
-            location.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(location.folder)
             if (path := get_sqlite_path(self._url)) is not None:
                 check_readable(path)
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
         self._lease = StudyLease(location.folder, self._url, location.name, shared=shared)
         self._retry = Retry(self._url, retry_timeout, self._lease.renew)
         try:

@@ -83,10 +83,17 @@ def get_random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Restore the random states of a checkpoint."""
-    torch.set_rng_state(states["cpu"].cpu())
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
+    """Restore the random states of a checkpoint; raise UserError when torch refuses them."""
+    try:
+        torch.set_rng_state(states["cpu"].cpu())
+        if states["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
+    except (RuntimeError, TypeError, AttributeError) as error:  # another size or kind
+        raise user_error(
+            got=f"a checkpoint with random states that cannot be restored ({error})",
+            expected="the states that this version of torch has",
+            do="use the version of torch that wrote it, or train again",
+        ) from error
 
 
 def describe_model(
@@ -117,20 +124,21 @@ def load_model(path: str | Path) -> tuple[GPT, ModelConfig, DataConfig]:
         UserError: the file is missing or not a checkpoint, or its model does not fit this version.
     """
     content = load(Path(path))
-    if "network" in content.get("about", {}):
+    facts: Any = content.get("about")
+    if isinstance(facts, dict) and "network" in facts:
         raise user_error(
             got=f"{path}, an image network",
             expected="a checkpoint of the transformer",
             do="give a checkpoint of model=synaptic or model=gpt",
         )
     try:
-        facts = content["about"]
         config, data = ModelConfig(**facts["model"]), DataConfig(**facts["data"])
         model = GPT(
             config, build_synapse_params(facts["synapse"]), vocab=facts["vocab"], seed=facts["seed"]
         )
         model.load_state_dict(content["weights"])
-    except (KeyError, TypeError, RuntimeError) as error:  # other names, fields or shapes
+    # other names, fields, values or shapes
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise user_error(
             got=f"{path}, whose model does not fit this version of synaptune",
             expected="a checkpoint of this version",

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 POLICY_TASKS = ("recall", "copy", "sums")
+RESULT_FILE = "result.json"  # metrics and objective of a finished run, in its folder
 CHECKPOINT_FILE = "checkpoint.pt"  # the latest checkpoint of a run, in its folder
 
 

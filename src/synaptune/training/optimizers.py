@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from synaptune.core.errors import user_error
 from synaptune.training.config import TrainingConfig
 
 MOMENT_RATES = (0.9, 0.95)
@@ -52,5 +53,35 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def load_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Load the state of a checkpoint for each weight; the settings stay those of this run."""
-    optimizer.load_state_dict(saved | {"param_groups": optimizer.state_dict()["param_groups"]})
+    """Load the state of a checkpoint for each weight; the settings stay those of this run.
+
+    Raises:
+        UserError: it is the state of another optimizer, or of other weights.
+    """
+    needed, settings = _list_moments(optimizer), optimizer.state_dict()["param_groups"]
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    by_index = dict(enumerate(weights))
+    for index, moments in saved["state"].items():
+        own = {name: getattr(value, "shape", None) for name, value in moments.items()}
+        weight = by_index.get(index)
+        if weight is None or any(
+            own.get(name) != (weight.shape if shape == (1,) else shape)
+            for name, shape in needed.items()
+        ):
+            raise user_error(
+                got=f"a checkpoint whose optimizer keeps, of a weight, {', '.join(moments)}",
+                expected=f"{', '.join(needed)}, the state of {type(optimizer).__name__}",
+                do="give the training=... settings of the run of the checkpoint",
+            )
+    optimizer.load_state_dict(saved | {"param_groups": settings})
+
+
+def _list_moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Size]:
+    """Return the shapes of what an optimizer keeps of a weight of shape (1,), by name."""
+    group = optimizer.param_groups[0]
+    weight = torch.nn.Parameter(torch.zeros(1, device=group["params"][0].device))
+    weight.grad = torch.zeros_like(weight)
+    kind: Any = type(optimizer)
+    probe = kind([{**group, "params": [weight]}])
+    probe.step()
+    return {name: value.shape for name, value in probe.state[weight].items()}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from synaptune.core.errors import user_error
+from synaptune.core.errors import UserError, user_error
 from synaptune.training import checkpoint
 from synaptune.training.device import compile_model, flush_denormals, pick_device
 from synaptune.training.errors import RunPruned
@@ -119,7 +119,7 @@ def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:
     """Load the checkpoint and restore weights and random states; None for a fresh start."""
     if not (job.training.resume and job.checkpoint_path.exists()):
         return load_start_checkpoint(job)
-    content = checkpoint.load(job.checkpoint_path)
+    content = _load_run(job.checkpoint_path)
     if content["fingerprint"] != job.fingerprint:
         raise user_error(
             got=f"{job.checkpoint_path} of a run with another configuration",
@@ -127,10 +127,49 @@ def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:
             do="leave out the overrides that differ: a resume reads those of the run; or choose"
             " another hydra.run.dir for a new run",
         )
-    job.model.load_state_dict(content["weights"])
+    try:
+        job.model.load_state_dict(content["weights"])
+    except RuntimeError as error:  # other names or shapes
+        raise _refuse_damaged(job.checkpoint_path, "weights") from error
     checkpoint.restore_random_states(content["random"])
     job.sums[:] = content.get("sums", ())  # checkpoints of earlier versions have none
     return content
+
+
+def _load_run(path: Path) -> dict[str, Any]:
+    """Load a checkpoint from which a run can go on.
+
+    Raises:
+        UserError: it is no checkpoint, or a part of it is missing or of another kind.
+    """
+    from synaptune.training.recorder import FitState
+
+    content, fresh = checkpoint.load(path), vars(FitState())
+    for name in ("weights", "optimizer", "random", "state"):
+        if not isinstance(content.get(name), dict):
+            raise _refuse_damaged(path, name)
+    moments, randoms, state = (content[name] for name in ("optimizer", "random", "state"))
+    kinds = {
+        "fingerprint": isinstance(content.get("fingerprint"), str),
+        "sums": isinstance(content.get("sums", []), list),
+        "optimizer": isinstance(moments.get("state"), dict)
+        and all(isinstance(values, dict) for values in moments["state"].values()),
+        "random": isinstance(randoms.get("cpu"), torch.Tensor)
+        and isinstance(randoms.get("cuda"), list),
+        "state": "step" in state
+        and all(name in fresh and type(state[name]) is type(fresh[name]) for name in state),
+    }
+    if faults := [name for name, is_whole in kinds.items() if not is_whole]:
+        raise _refuse_damaged(path, ", ".join(faults))
+    return content
+
+
+def _refuse_damaged(path: Path, part: str) -> UserError:
+    return user_error(
+        got=f"{path}, a damaged checkpoint: {part}",
+        expected="a file as train.py wrote it",
+        do="restore the file, give another checkpoint, or train again",
+    )
 
 
 def load_start_checkpoint(job: Job) -> dict[str, Any] | None:
@@ -142,7 +181,7 @@ def load_start_checkpoint(job: Job) -> dict[str, Any] | None:
     if job.training.start is None:
         return None
     path, end = Path(job.training.start), job.training.end
-    content = checkpoint.load(path)
+    content = _load_run(path)
     try:
         job.model.load_state_dict(content["weights"])
     except RuntimeError as error:  # other names or shapes

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from synaptune.core.errors import user_error
 from synaptune.training.config import LoggerConfig
 
 CSV_COLUMNS = (
@@ -70,11 +71,18 @@ def _read_rows_until(path: Path, step: int) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         # A killed run can leave an incomplete row; its step is after the checkpoint or no number.
-        return [
-            row
-            for row in csv.DictReader(file)
-            if (row["step"] or "").isdigit() and int(row["step"]) <= step
-        ]
+        try:
+            return [
+                row
+                for row in csv.DictReader(file)
+                if (row["step"] or "").isdecimal() and int(row["step"]) <= step
+            ]
+        except (KeyError, ValueError, csv.Error) as error:  # no column, no UTF-8, no CSV
+            raise user_error(
+                got=f"{path}, which cannot be read ({type(error).__name__}: {error})",
+                expected="the metrics of the run so far",
+                do="restore the file; or remove it, and the run goes on without the earlier rows",
+            ) from error
 
 
 class TensorBoardWriter(Writer):
