@@ -6,7 +6,9 @@ from omegaconf import OmegaConf
 
 from helpers import processes
 from helpers.paths import APPS, ROOT
+from synaptune.config.compose import compose_config
 from synaptune.config.flat import read_group
+from synaptune.config.search_space import check_search
 from synaptune.core.errors import UserError
 from synaptune.search.config import SearchConfig
 from synaptune.search.stopping import StopConfig
@@ -93,3 +95,20 @@ def test_seeds_that_a_multirun_cannot_run_are_refused(tmp_path, words, message):
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not list(tmp_path.rglob("study.db"))
+
+
+def test_a_search_over_a_setting_of_the_search_is_refused(tmp_path):
+    ended = sweep(tmp_path, ROOT / "train.py", "scale=smoke", "study.name=choice(a,b)")
+    assert ended.returncode == 2, ended.stderr
+    assert "study.name, which is a setting of the search itself" in ended.stderr
+    assert not list(tmp_path.rglob("study.db"))
+
+
+@pytest.mark.parametrize(
+    "name", ["search_space", "search.seeds", "workers.count", "stop.hours", "objective", "name"]
+)
+def test_every_group_of_the_search_is_a_setting_of_it(name):
+    base = compose_config(["scale=smoke"], study="s").base
+    with pytest.raises(UserError, match=rf"over {name}, which is a setting"):
+        check_search(base, ["synapse.calcium.alpha_ca", name])
+    check_search(base, ["synapse.calcium.alpha_ca", "seed", "scale", "training.steps"])
