@@ -185,6 +185,8 @@ def test_a_checkpoint_without_space_leaves_the_one_before(tmp_path):
         (["synapse.calcium.tau_d=1"], "closest: synapse.calcium.tau_c"),
         (["synapse.calcium.tau_c=7"], "synapse.calcium.tau_c=7: expected 0.5 to 0.99"),
         (["=3"], "a value without a name"),
+        (["search.recommend=bogus"], "search.recommend=bogus: expected posterior or observed"),
+        (["search.incumbents=-1"], "search.incumbents=-1: expected at least 0"),
         (["search_space=base", "study.name=null"], "search_space=base, which has no name"),
         (["hydra.sweeper.optim.num_workers=-1"], "protocol.optimizer the strategy"),
         (["data=text", "data.path=empty.txt"], "empty.txt, an empty file"),

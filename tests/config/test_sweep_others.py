@@ -84,11 +84,12 @@ def test_a_group_that_is_ours_is_read_and_a_wrong_kind_in_it_refused():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["search.seeds=0"], "expected: at least 1"),
+        (["search.seeds=0", "search.incumbents=-1"], "search.incumbents=-1: expected at least 0"),
+        (["search.recommend=bogus"], "expected posterior or observed"),
         (["search.seeds=2", "pruner=percentile"], "more than 1 only without a pruner"),
     ],
 )
-def test_seeds_that_a_multirun_cannot_run_are_refused(tmp_path, words, message):
+def test_a_search_that_a_multirun_cannot_run_is_refused(tmp_path, words, message):
     ended = sweep(tmp_path, ROOT / "train.py", "scale=smoke", *words)
     assert ended.returncode == 2, ended.stderr
     assert words[0] in ended.stderr
