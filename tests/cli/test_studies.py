@@ -166,7 +166,17 @@ def test_a_renamed_study_is_found_under_its_new_name_only(work, original, capsys
     assert find_study("other").trials == before.trials
     Path("outputs/studies/taken").mkdir()
     assert "exists" in run_refused(capsys, "rename", "other", "taken")
-    assert "no name of a folder" in run_refused(capsys, "rename", "other", "a/b")
+    for name in ("a/b", ""):
+        assert "no name of a folder" in run_refused(capsys, "rename", "other", name)
+
+
+@pytest.mark.parametrize("words", [["rm", "--yes"], ["archive"], ["show"], ["gc"]])
+def test_an_empty_name_is_not_the_study_of_the_working_folder(work, capsys, monkeypatch, words):
+    monkeypatch.chdir(work / "outputs/studies/mine")
+    assert "an empty name of a study" in run_refused(capsys, words[0], "", *words[1:])
+    url = f"sqlite:///{Path.cwd()}/study.db"
+    assert "no such studies" in run_refused(capsys, words[0], "", *words[1:], "--storage", url)
+    assert Path("study.db").exists()
 
 
 def test_an_archived_study_is_hidden_until_it_is_listed_again(work, capsys):

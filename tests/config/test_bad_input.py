@@ -121,6 +121,30 @@ def test_a_value_without_a_name_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["-m", "--cfg", "job"], "--multirun with --cfg"),
+        (["--cfg=job", "-m", "seed=1"], "--cfg with --multirun"),
+        (["--shell-completion"], "install|uninstall|query=SHELL"),
+        (["seed=1", "search.dry_run=true"], "search.dry_run=true for a run that no search"),
+        (["-m", "seed=1,2", "search.dry_run=true"], "search.dry_run=true for a run that no search"),
+    ],
+)
+def test_what_a_run_cannot_do_is_refused(tmp_path, words, said):
+    done = train(tmp_path, *words, "scale=smoke")
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("metrics.csv"))
+
+
+def test_the_help_of_hydra_ignores_the_choices_of_a_run(tmp_path):
+    done = train(tmp_path, "--hydra-help", "scale=smoke")
+    assert done.returncode == 0, done.stderr
+    assert "hydra/sweeper: auto" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
         (["hydra.sweeper.optim.bugdet=3"], "closest: hydra.sweeper.optim.budget"),
         (["hydra/sweeper=nosuch"], "hydra/sweeper=auto|basic|cma|cmaes|gp|grid"),
     ],
@@ -183,6 +207,8 @@ def test_a_checkpoint_without_space_leaves_the_one_before(tmp_path):
         (["synapse.calcium.tau_d=1"], "closest: synapse.calcium.tau_c"),
         (["synapse.calcium.tau_c=7"], "synapse.calcium.tau_c=7: expected 0.5 to 0.99"),
         (["=3"], "a value without a name"),
+        (["search.recommend=bogus"], "search.recommend=bogus: expected posterior or observed"),
+        (["search.incumbents=-1"], "search.incumbents=-1: expected at least 0"),
         (["search_space=base", "study.name=null"], "search_space=base, which has no name"),
         (["hydra.sweeper.optim.num_workers=-1"], "protocol.optimizer the strategy"),
         (["data=text", "data.path=empty.txt"], "empty.txt, an empty file"),

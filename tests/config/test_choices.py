@@ -277,6 +277,19 @@ def test_no_choice_of_a_group_is_refused(word):
         check_overrides([word])
 
 
+@pytest.mark.parametrize("word", ["~seed", "~seed=0", "~name", "~tuned"])
+def test_a_key_that_every_run_has_cannot_be_removed(word):
+    with pytest.raises(UserError, match="which removes a key that every run has"):
+        check_overrides([word])
+
+
+def test_a_run_folder_in_the_home_folder_is_written_without_its_short_form():
+    for path in ("~/x", "'~/x'", '"~/x"'):
+        with pytest.raises(UserError, match=r"write \$HOME for ~"):
+            check_overrides([f"hydra.run.dir={path}"])
+    check_overrides(["hydra.run.dir=a~b/x"])
+
+
 def test_the_command_line_ends_with_three_lines_and_code_2(tmp_path):
     done = processes.run([str(ROOT / "train.py"), "+experiment=x"], tmp_path)
     assert done.returncode == 2

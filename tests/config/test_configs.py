@@ -174,6 +174,9 @@ def test_every_unfit_override_is_told_with_near_names():
         ("objective.weights={recal:1}", "no such name as objective.weights.recal\n"),
         ("search_space.rangs=1", "closest: search_space.name"),
         ("sede=1", "no such name\n"),
+        ("~model.heads", "expected: model.heads=VALUE\n"),
+        ("data.path=~/x", "to do: quote it: 'data.path=\"VALUE\"'"),
+        ("hydra.job.name=~/x", "expected: a value in the syntax of Hydra\n"),
     ],
 )
 def test_a_refused_override_is_told_what_its_name_takes(override, message):
@@ -181,6 +184,15 @@ def test_a_refused_override_is_told_what_its_name_takes(override, message):
     (fault,) = find_override_faults([override], CONF, "train")
     assert str(fault).startswith(f"got {override}")
     assert message in str(fault)
+
+
+@pytest.mark.parametrize(
+    "word", ["seed=true", "seed=-1", "seed=1.5", f"seed={2**64}", "name=null", "name=[a]"]
+)
+def test_a_seed_and_a_name_that_no_run_can_have_are_refused(word):
+    with pytest.raises(UserError, match=word.partition("=")[0] + "=.*: expected"):
+        read_settings(composed(word))
+    assert read_settings(composed(f"seed={2**63 - 1}")).seed == 2**63 - 1
 
 
 @pytest.mark.parametrize("word", ["synapse.calcium=slow", "synapse.energy=5", "synapse.bdnf=null"])

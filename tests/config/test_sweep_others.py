@@ -6,7 +6,9 @@ from omegaconf import OmegaConf
 
 from helpers import processes
 from helpers.paths import APPS, ROOT
+from synaptune.config.compose import compose_config
 from synaptune.config.flat import read_group
+from synaptune.config.search_space import check_search
 from synaptune.core.errors import UserError
 from synaptune.search.config import SearchConfig
 from synaptune.search.stopping import StopConfig
@@ -82,14 +84,32 @@ def test_a_group_that_is_ours_is_read_and_a_wrong_kind_in_it_refused():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["search.seeds=0"], "expected: at least 1"),
+        (["search.seeds=0", "search.incumbents=-1"], "search.incumbents=-1: expected at least 0"),
+        (["search.recommend=bogus"], "expected posterior or observed"),
         (["search.seeds=2", "pruner=percentile"], "more than 1 only without a pruner"),
     ],
 )
-def test_seeds_that_a_multirun_cannot_run_are_refused(tmp_path, words, message):
+def test_a_search_that_a_multirun_cannot_run_is_refused(tmp_path, words, message):
     ended = sweep(tmp_path, ROOT / "train.py", "scale=smoke", *words)
     assert ended.returncode == 2, ended.stderr
     assert words[0] in ended.stderr
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not list(tmp_path.rglob("study.db"))
+
+
+def test_a_search_over_a_setting_of_the_search_is_refused(tmp_path):
+    ended = sweep(tmp_path, ROOT / "train.py", "scale=smoke", "study.name=choice(a,b)")
+    assert ended.returncode == 2, ended.stderr
+    assert "study.name, which is a setting of the search itself" in ended.stderr
+    assert not list(tmp_path.rglob("study.db"))
+
+
+@pytest.mark.parametrize(
+    "name", ["search_space", "search.seeds", "workers.count", "stop.hours", "objective", "name"]
+)
+def test_every_group_of_the_search_is_a_setting_of_it(name):
+    base = compose_config(["scale=smoke"], study="s").base
+    with pytest.raises(UserError, match=rf"over {name}, which is a setting"):
+        check_search(base, ["synapse.calcium.alpha_ca", name])
+    check_search(base, ["synapse.calcium.alpha_ca", "seed", "scale", "training.steps"])

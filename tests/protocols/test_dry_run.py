@@ -53,6 +53,15 @@ def test_a_protocol_says_runs_minutes_and_disk(words, runs, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("protocol", ["dendritic", "focused"])
+def test_the_dry_run_of_a_search_is_that_of_every_protocol(protocol, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([protocol, "search.dry_run=true"]) == 0
+    captured = capsys.readouterr()
+    assert "nothing was started" in captured.out + captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_sweep_says_it_and_then_takes_the_seconds_of_its_own_trials(tmp_path):
     words = ["-m", *phase1_study.QUICK, "hydra/sweeper=random", "hydra.sweeper.optim.budget=3"]

@@ -311,11 +311,15 @@ def test_a_search_whose_every_trial_failed_says_why_each_time(tmp_path):
     def evaluate(values):
         raise ValueError("no such data set") if values["x"] > 2.0 else KeyError("x")
 
+    places = []
     for _ in range(2):
         with pytest.raises(UserError) as refusal:
             drive(tmp_path, name="random", budget=3, evaluate=evaluate, rate=1.0)
         assert "got 3 trials, and every one failed" in str(refusal.value)
         assert re.search(r"\d x ValueError: no such data set", str(refusal.value))
+        assert 'File "' not in str(refusal.value)
+        places.append(re.findall(r"raised in evaluate, line \d+ of .*py\n", str(refusal.value)))
+    assert list(map(len, places)) == [1, 0]  # the second command ran no trial
 
 
 def test_a_full_disk_stops_and_leaves_the_trial_to_be_run_again(tmp_path):

@@ -259,16 +259,24 @@ def test_trials_of_a_study_a_table_and_an_export_are_imported_once(pair, tmp_pat
         (["missing.csv"], "missing.csv"),
         (["nowhere"], "no study database"),
         (["TABLE"], "without n, mode"),
+        (["TABLE", "n=0", "mode=a", "x=4"], "t.csv has x itself"),
+        (["STUDY", "x=4.0"], "study s has x itself"),
+        (["TABLE", "n=0", "~mode=a"], "~mode=a"),
         (["TABLE", "n=0", "mode=a", "z=1"], "z, which the study does not search"),
         (["TABLE", "n=0", "mode=a", "--objective", "losss"], "closest: loss"),
     ],
 )
 def test_what_cannot_be_imported_is_refused(pair, tmp_path, capsys, words, text):
     table = write_table(tmp_path / "t.csv", ("loss", "x"), (1.0, 2.0))
-    words = [table if word == "TABLE" else word for word in words]
+    words = [{"TABLE": table, "STUDY": str(pair / "a/s")}.get(word, word) for word in words]
     assert main(["import", str(pair / "b/s"), *words]) == 2
     assert text in capsys.readouterr().err
     assert not read(pair / "b/s").get_phase_trials("imported")
+
+
+def test_a_value_that_is_removed_is_not_enqueued(pair, capsys):
+    assert main(["enqueue", str(pair / "b/s"), "~x=3.0"]) == 2
+    assert "got ~x=3.0" in capsys.readouterr().err
 
 
 def test_the_analysis_replays_a_search_with_additions(tmp_path):

@@ -186,6 +186,12 @@ def _check_names(space: Space, known: set[str], fixed: Mapping[str, Value], sour
             expected=f"one of {', '.join(space.names)}",
             do="correct or omit it",
         )
+    if doubled := [name for name in fixed if name in known]:
+        raise user_error(
+            got=f"{doubled[0]}={fixed[doubled[0]]}, where {source} has {doubled[0]} itself",
+            expected="values only of parameters that it lacks",
+            do="omit it",
+        )
     missing = [name for name in space.names if name not in known and name not in fixed]
     if missing:
         raise user_error(

@@ -167,7 +167,7 @@ def _parse_values(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         try:
             override = parser.parse_override(word)
-            is_value = not override.is_sweep_override() and "=" in word
+            is_value = "=" in word and not (override.is_sweep_override() or override.is_delete())
         except HydraException:
             is_value = False
         if not is_value:

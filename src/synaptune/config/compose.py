@@ -80,6 +80,8 @@ def compose_config(
         ) from error
     OmegaConf.set_struct(base, False)
     settings = base.pop("protocol", None)
+    if settings is not None and base.search.dry_run:
+        settings.dry_run = True
     OmegaConf.set_struct(base, True)
     if base.tuned is not None:
         apply_tuned(base, overrides)

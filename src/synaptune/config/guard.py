@@ -47,6 +47,10 @@ from synaptune.core.secrets import protect_passwords
 from synaptune.core.terminal import escape_unknown_characters, repeat_lost_interrupts
 from synaptune.core.text import get_first_line
 
+# The flags that say what Hydra does.
+_FLAGS = ("--run", "--multirun", "--cfg", "--info", "--shell-completion")
+_LONG_FLAGS: dict[str, str] = dict(zip(("-r", "-m", "-c", "-i", "-sc"), _FLAGS, strict=True))
+
 
 class _SurfacedError(BaseException):
     """A user error of a single run. Hydra does not catch it, so it prints no line of its own."""
@@ -129,6 +133,7 @@ def run_program(program: Callable[[], object], conf: Path, config_name: str) -> 
     logging.raiseExceptions = False
     try:
         make_absolute(".")  # refuses a working folder that was removed
+        sys.argv[1:] = _check_flags(sys.argv[1:])
         sys.argv[1:] = expand_resume(sys.argv[1:])
         check_overrides(sys.argv[1:])
         protect_passwords(sys.argv[1:])
@@ -158,6 +163,33 @@ def run_program(program: Callable[[], object], conf: Path, config_name: str) -> 
             os.environ.pop("HYDRA_FULL_ERROR", None)
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _check_flags(words: list[str]) -> list[str]:
+    """Refuse flags of Hydra that it would answer with a traceback; return the words it takes."""
+    flags = [flag for flag in map(_get_flag, words) if flag is not None]
+    if len(set(flags)) > 1:
+        raise user_error(
+            got=" with ".join(dict.fromkeys(flags)),
+            expected=f"one of {', '.join(_FLAGS)}",
+            do="leave the others out; --cfg job without --multirun prints the configuration",
+        )
+    subcommands = ("install", "uninstall", "query")
+    if "--shell-completion" in flags and not any(word.startswith(subcommands) for word in words):
+        raise user_error(
+            got="--shell-completion without what to do",
+            expected=f"--shell-completion {'|'.join(subcommands)}=SHELL",
+            do="python train.py --hydra-help shows the command for each shell",
+        )
+    if "--hydra-help" in words:  # it has none of the groups of conf/
+        return [word for word in words if word.startswith(("-", "hydra"))]
+    return words
+
+
+def _get_flag(word: str) -> str | None:
+    """Return the long form of a flag that says what Hydra does; None for any other word."""
+    flag = word.partition("=")[0]
+    return flag if flag in _FLAGS else _LONG_FLAGS.get(flag)
 
 
 def _call_unwrapped(program: Callable[[], object]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -23,7 +23,7 @@ from omegaconf.errors import (
 
 from synaptune.config.conf import is_choice
 from synaptune.config.flat import list_names
-from synaptune.config.schema import CONFIG_GROUPS
+from synaptune.config.schema import CONFIG_GROUPS, RUN_KEYS
 from synaptune.core.errors import UserError, suggest, user_error
 from synaptune.core.text import get_first_line, get_override_key
 from synaptune.search.space.file import find_unknown_names, get_space_file, read_space_file
@@ -50,8 +50,8 @@ def check_overrides(words: Sequence[str]) -> None:
     """Refuse overrides that Hydra itself would end with an error of little help.
 
     Raises:
-        UserError: an override has no name, names a protocol, gives a group no choice, or sets a
-            sweeper that is not chosen.
+        UserError: an override has no name, removes a key of every run, names a protocol, gives a
+            group no choice, or sets a sweeper that is not chosen.
     """
     has_sweeper = any(get_override_key(word) == "hydra/sweeper" for word in words)
     for word in words:
@@ -61,6 +61,18 @@ def check_overrides(words: Sequence[str]) -> None:
                 got=f"{word}, a value without a name",
                 expected="NAME=VALUE",
                 do="write the name before the =, without a space",
+            )
+        if word.startswith("~") and key in RUN_KEYS:
+            raise user_error(
+                got=f"{word}, which removes a key that every run has",
+                expected=f"{key}=VALUE",
+                do="leave it out for the value of conf/train.yaml",
+            )
+        if key == "hydra.run.dir" and value.lstrip("'\"").startswith("~"):
+            raise user_error(
+                got=f"{word}, where Hydra reads ~ as the name of a folder",
+                expected="the path of the home folder",
+                do="write $HOME for ~",
             )
         if key == "protocol":
             raise user_error(
@@ -300,6 +312,18 @@ def _explain_override(
             got=f"{override}: no such name" + ("" if missing == key else f" as {missing}"),
             expected=f"a name of the configuration{suggest(missing, known)}",
             do=f"correct the name; python train.py {listing} lists all",
+        )
+    if type(error) in (HydraException, OverrideParseException):  # of the parser, not a subclass
+        return user_error(
+            got=f"{override}: {get_first_line(cause)}",
+            expected="a value in the syntax of Hydra",
+            do=f"quote it: '{key}=\"VALUE\"'",
+        )
+    if override.startswith("~"):
+        return user_error(
+            got=f"{override}, which removes a key that every run has",
+            expected=f"{key}=VALUE",
+            do="leave it out for the default value",
         )
     return user_error(
         got=f"{override}: {get_first_line(cause)}",

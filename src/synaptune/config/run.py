@@ -25,6 +25,7 @@ from synaptune.config.settings import (
     read_settings,
     size_network,
 )
+from synaptune.core.errors import user_error
 from synaptune.core.files import replace_file
 from synaptune.core.secrets import mask_passwords
 from synaptune.core.terminal import print_line
@@ -136,6 +137,12 @@ def prepare_run(
     generation: int = 0,
 ) -> PreparedRun:
     """Read a configuration, and make the model and the data of its run; see `run`."""
+    if cfg.search.dry_run:  # a search or protocol that honours it has no runs
+        raise user_error(
+            got="search.dry_run=true for a run that no search of this package starts",
+            expected="a search: python train.py -m hydra/sweeper=STRATEGY search.dry_run=true",
+            do="add -m and hydra/sweeper=, or leave search.dry_run out",
+        )
     in_hydra = HydraConfig.initialized()
     if cfg.tuned is not None:
         cfg = cfg.copy()

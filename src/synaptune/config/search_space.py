@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,11 @@ _FREE_KEYS = (
     "name",
     "search.dry_run",
     *_FREE_TRAINING_KEYS,
+)
+# Settings of a search as a whole: no run depends on them, or its objective has another scale.
+_SEARCH_KEYS = (
+    *("study", "search_space", "search", "workers", "trial", "stop", "notify"),
+    *("objective", "pruner", "name"),
 )
 _SPACE_FIELDS = {field.name for field in dataclasses.fields(SearchSpaceConfig)}
 _JOB_RESOLVERS = ("hydra", "now")  # their values differ between the jobs of a study
@@ -236,10 +242,17 @@ def check_search(base: DictConfig, names: Sequence[str]) -> None:
         names: names of the searched parameters.
 
     Raises:
-        UserError: the configuration cannot run, or its model does not use a searched parameter.
+        UserError: a name is a setting of the search itself, the configuration cannot run, or its
+            model does not use a searched parameter.
     """
     if not is_training_config(base):
         return
+    if settings := [name for name in names if re.split("[./@]", name)[0] in _SEARCH_KEYS]:
+        raise user_error(
+            got=f"a search over {', '.join(settings)}, which is a setting of the search itself",
+            expected="one value of it, and a search over the values of a run",
+            do="give it one value; start the command once for each value to compare",
+        )
     from synaptune.config.settings import check_config
 
     check_config(base)

@@ -46,6 +46,9 @@ from synaptune.training.config import (
 )
 from synaptune.training.schedules import get_evaluation_steps
 
+# torch takes seeds below 2**64, and protocols add to the seed of the configuration.
+_MAX_SEED = 2**63 - 1
+
 
 class Settings(NamedTuple):
     """A configuration as typed values."""
@@ -98,8 +101,10 @@ def read_settings(cfg: DictConfig) -> Settings:
         *find_pruner_faults(settings.pruner, settings.training.evaluations),
     ]
     faults += [] if faults else _find_proxy_faults(settings)
-    if not isinstance(cfg.seed, int) or cfg.seed < 0:
-        faults.append(f"seed={cfg.seed}: expected an integer of at least 0")
+    if type(cfg.seed) is not int or not 0 <= cfg.seed <= _MAX_SEED:  # true is an int, too
+        faults.append(f"seed={cfg.seed}: expected an integer from 0 to {_MAX_SEED}")
+    if not isinstance(cfg.name, str | int | float):
+        faults.append(f"name={cfg.name}: expected a text, which names the folder of the run")
     if faults:
         raise UserError(
             "got a configuration that cannot run\n  "

@@ -49,7 +49,7 @@ from synaptune.config.sweep_syntax import parse_parametrization, parse_sweep
 from synaptune.core.errors import UserError, suggest, user_error
 from synaptune.core.files import make_absolute
 from synaptune.core.text import get_first_line
-from synaptune.search.config import SearchConfig
+from synaptune.search.config import SearchConfig, check_search_config
 from synaptune.search.objective.score import MAXIMIZED, ObjectiveConfig
 from synaptune.search.optimizers.auto import plan_engine
 from synaptune.search.optimizers.base import Observation, Optimizer
@@ -165,6 +165,7 @@ def read_request(request: SweepRequest) -> Sweep:
     workers, slots = _count_workers(request, workers, is_training_config(base))
     check_execution(workers, trial)
     check_stop(stop)
+    check_search_config(search)
     _check_seeds(base, space, search)
     space, prior = start_from_study(space, search.start, maximize=plan.maximize)
     seed = random.SystemRandom().randrange(2**31) if optim.seed is None else optim.seed
@@ -340,8 +341,6 @@ _GROUP_TYPES = {
 
 def _check_seeds(base: DictConfig, space: Space, search: SearchConfig) -> None:
     """Refuse several seeds if the runs of a candidate cannot get different seeds."""
-    if search.seeds < 1:
-        raise user_error(got=f"search.seeds={search.seeds}", expected="at least 1", do="correct it")
     if search.seeds == 1 and search.incumbents < 2:
         return
     got = f"search.seeds={search.seeds} and search.incumbents={search.incumbents}"

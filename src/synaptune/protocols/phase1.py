@@ -77,7 +77,7 @@ def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[st
     is_screened = has_screening(base)
     _check_screening(base, config, until=until)
     space, prior = start_from_study(build_space(composed), base.search.start)
-    if config.dry_run or base.search.dry_run:
+    if config.dry_run:
         return estimate_protocol(
             base,
             composed.location,

@@ -74,7 +74,7 @@ def run_phase2(overrides: Sequence[str]) -> dict[str, Any]:
     first_gate = _read_phase1_gate(start, go_on=config.go_on)
     composed = compose_phase2([f"tuned={start / 'best.yaml'}", *overrides])
     base, space = composed.base, build_space(composed)
-    if config.dry_run or base.search.dry_run:
+    if config.dry_run:
         return estimate_protocol(
             base, composed.location, lambda workers: plan_runs(config, base, space, workers=workers)
         )

@@ -18,7 +18,7 @@ from synaptune.protocols.population import PopulationEvaluation, resolve_workers
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.stages import measure_baseline
 from synaptune.protocols.trial_run import TrainingEvaluation
-from synaptune.search.config import SearchConfig
+from synaptune.search.config import SearchConfig, check_search_config
 from synaptune.search.objective.score import MAXIMIZED
 from synaptune.search.optimizers.auto import plan_engine
 from synaptune.search.optimizers.pbt import PBT, count_trials
@@ -85,19 +85,21 @@ def open_protocol(
     from synaptune.study.provenance import get_code_version, get_device_name
 
     workers, trial, stop, notifier = _read_execution(base, location)
+    search_config = read_group(base, "search", SearchConfig)
+    check_search_config(search_config)
     _check_search_seeds(base)
     maximize = base.objective.name in MAXIMIZED
     plan = Plan(budget, maximize, retries=trial.retries)
     plan.check()
     engine, reason = plan_engine(
-        read_group(base, "search", SearchConfig),
+        search_config,
         optimizer=optimizer,
         seed=int(base.seed) + search_seed,
         workers=workers.slots,
         budget=budget,
     )
     if engine.name == PBT:
-        check_slices(base, read_group(base, "search", SearchConfig))
+        check_slices(base, search_config)
         plan = replace(plan, budget=count_trials(engine))
     search = {"optimizer": optimizer, "seed": engine.seed, "maximize": maximize, **settings}
     if final_steps is not None:
@@ -230,10 +232,10 @@ def _read_execution(
 
 
 def _check_search_seeds(base: DictConfig) -> None:
-    if base.search.seeds < 1 or (base.search.seeds > 1 and base.pruner.name != "none"):
+    if base.search.seeds > 1 and base.pruner.name != "none":
         raise user_error(
             got=f"search.seeds={base.search.seeds} with pruner={base.pruner.name}",
-            expected="at least 1; more than 1 only without a pruner, which judges each seed alone",
+            expected="more than 1 only without a pruner, which judges each seed alone",
             do="correct search.seeds, or set pruner=none",
         )
 

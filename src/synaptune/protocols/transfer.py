@@ -73,7 +73,7 @@ def run_transfer(overrides: Sequence[str]) -> dict[str, Any]:
         there=snapshot.configuration.get("training.steps"),
         here=int(base.training.steps),
     )
-    if config.dry_run or base.search.dry_run:
+    if config.dry_run:
         plan = [PlannedRuns("transfer", (len(best) + 1) * config.seeds, with_test=True)]
         return estimate_protocol(base, composed.location, lambda workers: plan)
     first_seed = int(base.seed) + SEED_OFFSETS["transfer"]

@@ -7,6 +7,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from synaptune.core.errors import UserError
+
+RECOMMENDATIONS = ("posterior", "observed")
+
 
 @dataclass
 class SearchSpaceConfig:
@@ -61,3 +65,21 @@ class SearchConfig:
     slices: int = 4
     copy_weights: bool = True
     dry_run: bool = False
+
+
+def check_search_config(config: SearchConfig) -> None:
+    """Raise UserError that lists every invalid value; an engine checks those of its optimizer."""
+    faults = []
+    if config.seeds < 1:
+        faults.append(f"search.seeds={config.seeds}: expected at least 1")
+    if config.incumbents < 0:
+        faults.append(f"search.incumbents={config.incumbents}: expected at least 0")
+    if config.recommend not in RECOMMENDATIONS:
+        known = " or ".join(RECOMMENDATIONS)
+        faults.append(f"search.recommend={config.recommend}: expected {known}")
+    if faults:
+        raise UserError(
+            "got a search that cannot run\n  "
+            + "\n  ".join(faults)
+            + "\n  to do: correct these values"
+        )

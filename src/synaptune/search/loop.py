@@ -19,6 +19,8 @@ stream of its own and depends on which trials have ended.
 
 from __future__ import annotations
 
+import re
+import textwrap
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -414,18 +416,21 @@ class _RunningSearch:
         counts = [trial.facts[PARAMETERS] for trial in self.trials if PARAMETERS in trial.facts]
         if counts and not self._failures:
             raise NothingFits(len(self.trials), int(min(counts)))
-        trace = self._failures[0][1].trace if self._failures else ""
-        frames = [line for line in trace.splitlines() if line.startswith("  File ")]
-        lines = [f"  {line}" for line in describe_failures(self.trials).splitlines()]
+        place = _describe_place(self._failures[0][1]) if self._failures else ""
         raise UserError(
-            "\n".join(
-                [
-                    f"got {len(self.trials)} trials, and every one failed",
-                    *lines,
-                    *frames[-1:],
-                    "  expected: at least one complete trial",
-                    "  to do: correct the cause (the study holds the tracebacks), then allow more"
-                    " trials or name another study",
-                ]
-            )
+            f"got {len(self.trials)} trials, and every one failed\n"
+            f"{textwrap.indent(describe_failures(self.trials), '  ')}\n"
+            f"{place}"
+            "  expected: at least one complete trial\n"
+            "  to do: correct the cause (the study holds the tracebacks), then allow more"
+            " trials or name another study"
         )
+
+
+def _describe_place(failure: Failure) -> str:
+    """Return a line with the place in the code where an error was raised; "" if it is unknown."""
+    frames = re.findall(r'^  File "(.*)", line (\d+), in (.*)$', failure.trace, re.MULTILINE)
+    if not frames:
+        return ""
+    path, line, function = frames[-1]
+    return f"  the first was raised in {function}, line {line} of {path}\n"

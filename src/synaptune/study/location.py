@@ -102,7 +102,9 @@ def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:
 
 
 def _find_name_fault(name: str) -> str | None:
-    if name in (".", "..") or any(letter in "/\\" or not letter.isprintable() for letter in name):
+    if name in ("", ".", "..") or any(
+        letter in "/\\" or not letter.isprintable() for letter in name
+    ):
         return "which is no name of a folder"
     length = len(name.encode())
     return f"{length} bytes long" if length > MAX_NAME_BYTES else None

@@ -242,6 +242,12 @@ def get_study_folder(study: str, *, root: Path = STUDIES_ROOT) -> Path:
     Raises:
         UserError: no folder can have this name.
     """
+    if not study:  # Path("") is the working folder
+        raise user_error(
+            got="an empty name of a study",
+            expected="a name below outputs/studies, or a folder",
+            do="give one; `synaptune list` shows them",
+        )
     make_absolute(study)
     return Path(study) if Path(study).is_dir() else root / study
 

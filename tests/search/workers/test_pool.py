@@ -393,9 +393,15 @@ def test_a_job_that_cannot_be_submitted_is_an_error_with_the_reason(
 ):
     pytest.importorskip("submitit")
     install_slurm(tmp_path, monkeypatch, sbatch=sbatch)
-    spawner = SlurmSpawner(tmp_path / folder, "slurm")
     with pytest.raises(UserError, match=rf"{said}[\s\S]*to do"):
-        spawner.spawn(("127.0.0.1", 9), b"key", 0)
+        SlurmSpawner(tmp_path / folder, "slurm").spawn(("127.0.0.1", 9), b"key", 0)
+
+
+def test_workers_without_slurm_are_refused_before_a_trial(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"srun[\s\S]*or choose workers=processes"):
+        SlurmSpawner(tmp_path, "slurm")
 
 
 @pytest.mark.slow

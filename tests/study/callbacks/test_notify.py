@@ -213,7 +213,7 @@ def test_a_receiver_that_never_answers_delays_nothing(receiver):
 
 
 @pytest.mark.parametrize("receiver", [500], indirect=True)
-def test_a_receiver_that_fails_is_dropped_with_one_line_and_the_others_are_not(receiver, capsys):
+def test_a_receiver_that_fails_is_dropped_and_named_and_the_others_are_not(receiver, capsys):
     listening = Server(200)
     dead = f"http://user:{SECRET}@127.0.0.1:{closed_port()}/{SECRET}"
     send_search(dead, receiver.url, listening.url)
@@ -221,10 +221,34 @@ def test_a_receiver_that_fails_is_dropped_with_one_line_and_the_others_are_not(r
     assert len(listening.requests) == 6
     assert len(receiver.requests) == 3
     lines = sorted(capsys.readouterr().err.splitlines())
+    name, reasons = "http://127.0.0.1/***", ("HTTP 500", "no connection")
     assert lines == [
-        f"notify: http://127.0.0.1/*** failed 3 times in a row ({reason}); it gets no more messages"
-        for reason in ("HTTP 500", "no connection")
+        *(f"notify: 6 of 6 messages not delivered to {name} ({reason})" for reason in reasons),
+        *(
+            f"notify: {name} failed 3 times in a row ({reason}); it gets no more messages"
+            for reason in reasons
+        ),
     ]
+
+
+def test_the_end_of_a_short_search_names_a_receiver_that_got_nothing(receiver, capsys):
+    dead = f"http://127.0.0.1:{closed_port()}/{SECRET}"
+    send_search(dead, receiver.url, objectives=(3.0,), events=["end"])
+    assert capsys.readouterr().err == (
+        "notify: 1 of 1 messages not delivered to http://127.0.0.1/*** (no connection)\n"
+    )
+
+
+@pytest.mark.parametrize("receiver", [None], indirect=True)
+def test_messages_without_an_answer_at_the_end_count_as_not_delivered(receiver, capsys):
+    notifier = Notifier(NotifyConfig([receiver.url]), "s")
+    notifier.send("failure")
+    assert receiver.arrived.wait(30)
+    notifier._timeout = 0.1
+    notifier.close()
+    notifier.close()
+    said = "notify: 1 of 1 messages not delivered to http://127.0.0.1/*** (no answer in time)\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_login_in_the_url_becomes_a_header(receiver):

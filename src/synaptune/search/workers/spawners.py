@@ -213,8 +213,15 @@ class SlurmSpawner:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     remote = True
 
-    def spawn(self, address: Any, authkey: bytes, slot: int) -> WorkerHandle:
-        """Submit a worker."""
+    def __post_init__(self) -> None:
+        self._make_executor()  # refuses what cannot be submitted before a trial begins
+
+    def _make_executor(self) -> Any:
+        """Return the executor of submitit.
+
+        Raises:
+            UserError: there is no submitit or no Slurm, or a setting is not one of them.
+        """
         try:
             import submitit
         except ImportError:
@@ -223,8 +230,6 @@ class SlurmSpawner:
                 expected="the package submitit",
                 do="pip install 'synaptune[slurm]'",
             ) from None
-        from submitit.core.utils import FailedSubmissionError, UncompletedJobError
-
         if not str(self.folder).isprintable():
             # A line break would end a comment of the job script, and the shell would run the rest.
             raise user_error(
@@ -237,10 +242,18 @@ class SlurmSpawner:
             executor.update_parameters(name="synaptune", **self.parameters)
         except (RuntimeError, NameError, ValueError, TypeError) as error:
             raise user_error(
-                got=f"a Slurm setting that submitit refuses: {error}",
-                expected="workers.cluster null, slurm or local, and parameters of submitit",
-                do="correct workers.*",
+                got=f"a Slurm setting that submitit refuses: {get_first_line(error)}",
+                expected="workers.cluster null, slurm (where srun is installed) or local, and "
+                "parameters of submitit",
+                do="correct workers.*, or choose workers=processes",
             ) from error
+        return executor
+
+    def spawn(self, address: Any, authkey: bytes, slot: int) -> WorkerHandle:
+        """Submit a worker."""
+        executor = self._make_executor()
+        from submitit.core.utils import FailedSubmissionError, UncompletedJobError
+
         try:
             job = executor.submit(_run_remote_worker, address, authkey, slot, list(sys.path))
         except (UncompletedJobError, FailedSubmissionError, OSError) as error:

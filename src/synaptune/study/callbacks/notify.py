@@ -1,8 +1,8 @@
 """Notifications of a search by apprise: webhooks, and every service that apprise has a URL for.
 
 A daemon thread sends them, so a search never waits for a receiver and never fails because of one.
-A receiver that fails repeatedly is reported once. URLs contain secrets: every message shows only
-the part of a URL that `mask_url` returns.
+A receiver that fails repeatedly is reported once, and the end tells how many messages did not
+arrive. URLs contain secrets: every message shows only the part of a URL that `mask_url` returns.
 """
 
 from __future__ import annotations
@@ -113,11 +113,15 @@ class Receiver:
         name: masked URL.
         send: sends an event.
         failures: number of consecutive failures.
+        delivered: number of messages that it accepted.
+        reason: why it did not accept the last message that it refused; None if it refused none.
     """
 
     name: str
     send: Send
     failures: int = 0
+    delivered: int = 0
+    reason: str | None = None
 
     def receive(self, event: Event) -> None:
         """Send an event, unless the receiver has failed too often; print its last failure."""
@@ -127,10 +131,20 @@ class Receiver:
             reason = self.send(event)
         except Exception as error:  # any error of the receiver or of a library
             reason = type(error).__name__
-        self.failures = 0 if reason is None else self.failures + 1
+        if reason is None:
+            self.failures, self.delivered = 0, self.delivered + 1
+        else:
+            self.failures, self.reason = self.failures + 1, reason
         if self.failures == _MAX_FAILURES:
             message = f"notify: {self.name} failed {_MAX_FAILURES} times in a row ({reason})"
             print(f"{message}; it gets no more messages", file=sys.stderr, flush=True)
+
+    def report_undelivered(self, count: int) -> None:
+        """Print how many of so many messages the receiver did not accept, if any."""
+        if missing := count - self.delivered:
+            reason = self.reason or "no answer in time"
+            message = f"notify: {missing} of {count} messages not delivered to {self.name}"
+            print(f"{message} ({reason})", file=sys.stderr, flush=True)
 
 
 class Notifier:
@@ -150,6 +164,7 @@ class Notifier:
         self._events, self._timeout = set(config.events), timeout
         self._receivers = make_receivers(config, timeout)
         self._counts, self._best = Event(study, "end", total=0), None
+        self._message_count = 0
         self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._is_closed = not self._receivers
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -164,6 +179,7 @@ class Notifier:
             details: further attributes of Event.
         """
         if event in self._events and not self._is_closed:
+            self._message_count += 1
             if self._queue.qsize() >= _MAX_QUEUED:
                 with contextlib.suppress(queue.Empty):
                     self._queue.get_nowait()
@@ -224,10 +240,13 @@ class Notifier:
             self.close()
 
     def close(self) -> None:
-        """Wait a short time for queued messages, and drop the rest."""
+        """Wait a short time for queued messages, drop the rest, and print what did not arrive."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join(self._timeout)
+        if not self._is_closed:
+            for receiver in self._receivers:
+                receiver.report_undelivered(self._message_count)
         self._is_closed = True
 
     def _run(self) -> None:
