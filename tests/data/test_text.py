@@ -1,5 +1,6 @@
 """Documents and their split."""
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -133,6 +134,19 @@ def test_a_file_that_is_not_text_is_refused_with_its_path_and_a_remedy(tmp_path,
     ) as caught:
         read_file_or_folder(make_bad_paths(tmp_path)[name], 10**6)
     assert name in str(caught.value)
+
+
+def test_a_file_whose_read_fails_is_named(tmp_path, monkeypatch):
+    """A file of a disk that has gone; nothing here makes a read of a file with a size fail."""
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = tmp_path / "file.txt"
+    path.write_text("some text\n")
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(UserError, match=r"file\.txt, which is not readable: Input/output error"):
+        read_file_or_folder(path, 10**6)
 
 
 def test_a_cap_beyond_the_memory_reads_the_file(tmp_path):

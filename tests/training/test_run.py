@@ -186,6 +186,11 @@ def test_a_broken_checkpoint_is_named(tmp_path, content):
         load_model(path)
 
 
+def test_a_checkpoint_whose_read_fails_is_not_called_damaged():
+    with pytest.raises(UserError, match="cannot be read: Input/output error"):
+        load_model("/proc/self/mem")
+
+
 @pytest.fixture(scope="module")
 def checkpointed(run, small, tmp_path_factory) -> Path:
     """The folder of a run of a few steps."""

@@ -35,13 +35,13 @@ def user_error(*, got: str, expected: str, do: str) -> UserError:
 
 
 def explain_disk_error(error: OSError, do: str) -> UserError | None:
-    """Return the UserError for a full disk or an unwritable path; None for any other error."""
+    """Return the UserError for a full disk or a path that is refused; None for other errors."""
     if error.errno not in NO_SPACE | NOT_WRITABLE:
         return None
     location = f" ({error.filename})" if error.filename else ""
-    return user_error(
-        got=f"{error.strerror}{location}", expected="a writable folder with free space", do=do
-    )
+    is_full = error.errno in NO_SPACE
+    expected = "a disk with free space" if is_full else "a path that can be read and written"
+    return user_error(got=f"{error.strerror}{location}", expected=expected, do=do)
 
 
 def is_memory_error(error: BaseException) -> bool:

@@ -86,9 +86,9 @@ def read_file_or_folder(path: Path, max_bytes: int) -> list[Document]:
         )
     try:
         documents = _read_folder(path, max_bytes) if path.is_dir() else _read_file(path, max_bytes)
-    except PermissionError as error:
+    except OSError as error:
         raise user_error(
-            got=f"data.path={path}, which is not readable",
+            got=f"data.path={path}, which is not readable: {error.strerror}",
             expected="a readable file or folder",
             do=do,
         ) from error

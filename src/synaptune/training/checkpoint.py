@@ -52,6 +52,12 @@ def load(path: Path, device: str = "cpu") -> dict[str, Any]:
         )
     try:
         content = torch.load(path, map_location=device, weights_only=True)
+    except OSError as error:
+        raise user_error(
+            got=f"{path}, which cannot be read: {error.strerror}",
+            expected="a readable checkpoint",
+            do="correct its rights, or give another checkpoint",
+        ) from error
     except Exception as error:  # a broken file raises pickle, zip or runtime errors
         raise user_error(
             got=f"unreadable checkpoint {path} ({type(error).__name__})",
