@@ -166,7 +166,10 @@ def run_program(program: Callable[[], object], conf: Path, config_name: str) -> 
 
 
 def _check_flags(words: list[str]) -> list[str]:
-    """Refuse flags of Hydra that it would answer with a traceback; return the words it takes."""
+    """Refuse flags of Hydra that it would answer with a traceback; return the words it takes.
+
+    The flags come first: argparse takes no overrides on both sides of one.
+    """
     flags = [flag for flag in map(_get_flag, words) if flag is not None]
     if len(set(flags)) > 1:
         raise user_error(
@@ -183,7 +186,11 @@ def _check_flags(words: list[str]) -> list[str]:
         )
     if "--hydra-help" in words:  # it has none of the groups of conf/
         return [word for word in words if word.startswith(("-", "hydra"))]
-    return words
+    return sorted(words, key=_is_override)
+
+
+def _is_override(word: str) -> bool:
+    return not word.startswith("-") and ("=" in word or word.startswith("~"))
 
 
 def _get_flag(word: str) -> str | None:
