@@ -153,7 +153,7 @@ REGIMES = {
         },
     ),
     "few_data": Regime(
-        ("experiment=few-data",),
+        ("experiment=few-data", "data.max_bytes=8_000_000"),  # the task takes pieces of it
         "perplexity",
         {
             "no noise": Variant((NO_MEMORY,)),
@@ -165,6 +165,7 @@ REGIMES = {
                 (*NOISE, "model.noise=event"), {**SHARE, "synapse.vesicles.init_rrp": {}}
             ),
         },
+        task=regime_tasks.train_on_few,
         also=("calibration_error",),
     ),
     "kinetics": Regime(

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from synaptune.config.settings import Settings
 from synaptune.core.files import build_once
 from synaptune.core.seeds import make_generator
+from synaptune.data.corpus import Corpus
 from synaptune.data.text import read_standard_library
 from synaptune.model.decode import Decoder
 from synaptune.model.gpt import GPT
@@ -43,6 +44,7 @@ LONGEST_PERIOD, LOOPED = 16, 48  # tokens: longest period, and length of the end
 GRAM = 4  # tokens of the n-grams
 JUDGE_SEED = 500_000  # distance of the seed of the judge to that of the run
 FISHER_ROWS = 64
+FEW_PIECES, FEW_LENGTH = 20, 1000  # pieces of the training text, and tokens of a piece
 DAMPING = 1e-4  # of the path integral, relative to the mean squared change of the weights
 
 
@@ -68,6 +70,26 @@ def read_longer(settings: Settings, options: Options) -> Numbers:
     for multiple in (1, 4, 8):
         numbers[f"test_perplexity_{multiple}x"] = loop.score(text, multiple=multiple)["perplexity"]
     return numbers | _count(loop)
+
+
+def train_on_few(settings: Settings, options: Options) -> Numbers:
+    """Train on small pieces of the training text; validation and test have their whole splits."""
+    text = load_text(settings)
+    loop = Loop(settings, text.corpus.vocab)
+    loop.train(text._replace(corpus=take_pieces(text.corpus)))
+    test = loop.score(text)
+    return {
+        "val_loss": loop.score(text, "val")["loss"],
+        "test_perplexity": test["perplexity"],
+        "test_calibration_error": test["calibration_error"],
+    } | _count(loop)
+
+
+def take_pieces(corpus: Corpus) -> Corpus:
+    """Return a corpus whose training text is pieces of the corpus at equal distances."""
+    starts = np.linspace(0, len(corpus.train) - FEW_LENGTH, FEW_PIECES).astype(int)
+    pieces = [corpus.train[start : start + FEW_LENGTH] for start in starts]
+    return dataclasses.replace(corpus, train=np.concatenate(pieces))
 
 
 def start_badly(settings: Settings, options: Options) -> Numbers:

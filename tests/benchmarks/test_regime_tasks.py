@@ -123,6 +123,27 @@ def test_the_loop_trains_as_a_run_of_train_does(tasks):
     assert trained.score(text, "val")["loss"] == pytest.approx(whole["val_loss"], rel=1e-7)
 
 
+def test_few_data_are_pieces_of_the_training_text_and_the_other_splits_are_whole(tasks):
+    corpus = load("loop").load_text(settings_of(["data.max_bytes=2_000_000"])).corpus
+    few = tasks.take_pieces(corpus)
+    assert len(few.train) == tasks.FEW_PIECES * tasks.FEW_LENGTH
+    assert (few.train[: tasks.FEW_LENGTH] == corpus.train[: tasks.FEW_LENGTH]).all()
+    assert (few.train[-tasks.FEW_LENGTH :] == corpus.train[-tasks.FEW_LENGTH :]).all()
+    assert few.test is corpus.test
+    assert few.val is corpus.val
+
+
+def test_few_data_are_overfitted(tasks):
+    words = ["data.max_bytes=2_000_000", "training.steps=400", "ablation=[no_release,no_memory]"]
+    settings = settings_of([*words, "training.learning_rate=8e-3", "training.eval_batches=8"])
+    numbers = tasks.train_on_few(settings, {})
+    loop = load("loop")
+    text = loop.load_text(settings)
+    whole = loop.Loop(settings, text.corpus.vocab)
+    whole.train(text)
+    assert numbers["test_perplexity"] > whole.score(text)["perplexity"]
+
+
 def test_a_constant_metabolism_and_a_bad_start(tasks):
     settings = settings_of(["model.experts=8", "ablation=[no_release,no_memory]"])
     frozen = tasks.start_badly(settings, {"metabolism": 0.0})

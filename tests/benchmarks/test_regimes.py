@@ -25,10 +25,10 @@ def regimes():
         sys.path.pop(0)
 
 
-TASKS = ["reading", "generation", "experts", "drift", "lesion", "continual"]
+TASKS = ["few_data", "reading", "generation", "experts", "drift", "lesion", "continual"]
 
 
-@pytest.mark.parametrize("name", ["locality", "chains", "code", "few_data", "kinetics", *TASKS])
+@pytest.mark.parametrize("name", ["locality", "chains", "code", "kinetics", *TASKS])
 def test_the_last_variant_composes_and_has_the_space_of_its_ranges(regimes, name):
     regime = regimes.REGIMES[name]
     variant = list(regime.variants.values())[-1]
