@@ -29,7 +29,7 @@ from synaptune.search.config import SearchConfig
         # each evaluation on two seeds, two incumbents on three more seeds, no inspection
         (
             [
-                *("protocol.dry_run=true", "protocol.budget=11", "protocol.report=false"),
+                *("search.dry_run=true", "protocol.budget=11", "protocol.report=false"),
                 "search_space=phase1",
                 *("search.seeds=2", "search.incumbents=2"),
             ],

@@ -137,7 +137,7 @@ def prepare_run(
     generation: int = 0,
 ) -> PreparedRun:
     """Read a configuration, and make the model and the data of its run; see `run`."""
-    if cfg.search.dry_run:  # a search or protocol that honours it has no runs
+    if cfg.search.dry_run and run_dir is None:  # a search measures a step in a folder of its own
         raise user_error(
             got="search.dry_run=true for a run that no search of this package starts",
             expected="a search: python train.py -m hydra/sweeper=STRATEGY search.dry_run=true",
