@@ -20,7 +20,7 @@ from synaptune.config.run import run
 from synaptune.core.errors import UserError
 from synaptune.data.corpus import load_corpus
 from synaptune.training.checkpoint import load_model
-from synaptune.training.config import CHECKPOINT_FILE
+from synaptune.training.config import CHECKPOINT_FILE, RESULT_FILE
 from synaptune.training.needle import DEPTHS, ROWS, measure_needle
 
 VARIANTS = {
@@ -37,7 +37,7 @@ FIRST_SEED = 7000
 def train(name: str, overrides: list[str], seed: int) -> Path:
     """Train a variant unless its run is finished; return its checkpoint."""
     folder = FOLDER / f"{name.replace(', ', '-')}-{seed}"
-    if not (folder / "result.json").exists():
+    if not (folder / RESULT_FILE).exists():
         print(f"training {name}, seed {seed}", flush=True)
         words = [*COMMON, *VARIANTS[name], *overrides, f"seed={seed}", "logger.wandb=off"]
         run(compose_config(words), folder, overrides=[])

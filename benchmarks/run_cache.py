@@ -21,6 +21,7 @@ from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.space.space import Space
 from synaptune.study.artifacts import write_json
 from synaptune.study.provenance import get_code_version
+from synaptune.training.config import RESULT_FILE
 from synaptune.training.errors import DivergedError
 
 QUIET = ("logger=csv", "logger.progress=off", "training.checkpoint_every=0")
@@ -76,7 +77,7 @@ def load_or_train(folder: Path, overrides: Sequence[str], label: str) -> CachedR
             metrics = run(cfg, Path(run_dir), overrides=[]).metrics
             record |= {
                 "metrics": metrics,
-                "curve": json.loads((Path(run_dir) / "result.json").read_text())["curve"],
+                "curve": json.loads((Path(run_dir) / RESULT_FILE).read_text())["curve"],
             }
             seconds = metrics["train_seconds"] + metrics["evaluation_seconds"]
             outcome = f"validation loss {metrics['val_loss']:.4f}  {seconds:.1f} s"

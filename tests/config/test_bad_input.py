@@ -16,7 +16,7 @@ import pytest
 from helpers import processes
 from helpers.paths import ROOT
 from synaptune.cli.main import main
-from synaptune.config.guard import _check_flags
+from synaptune.config.guard import _arrange_words
 from synaptune.core.errors import UserError
 from synaptune.training import checkpoint
 
@@ -141,7 +141,7 @@ def test_flags_stand_anywhere_between_overrides(tmp_path):
     words = ["scale=smoke", "--cfg", "job", "seed=3", "-p", "seed", "~hydra.sweeper"]
     done = train(tmp_path, *words[:-1])
     assert (done.returncode, done.stdout.strip()) == (0, "3")
-    assert _check_flags(words) == [*words[1:3], *words[4:6], words[0], words[3], words[6]]
+    assert _arrange_words(words) == [*words[1:3], *words[4:6], words[0], words[3], words[6]]
 
 
 def test_the_help_of_hydra_ignores_the_choices_of_a_run(tmp_path):

@@ -133,7 +133,7 @@ def run_program(program: Callable[[], object], conf: Path, config_name: str) -> 
     logging.raiseExceptions = False
     try:
         make_absolute(".")  # refuses a working folder that was removed
-        sys.argv[1:] = _check_flags(sys.argv[1:])
+        sys.argv[1:] = _arrange_words(sys.argv[1:])
         sys.argv[1:] = expand_resume(sys.argv[1:])
         check_overrides(sys.argv[1:])
         protect_passwords(sys.argv[1:])
@@ -165,10 +165,11 @@ def run_program(program: Callable[[], object], conf: Path, config_name: str) -> 
             os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
-def _check_flags(words: list[str]) -> list[str]:
-    """Refuse flags of Hydra that it would answer with a traceback; return the words it takes.
+def _arrange_words(words: list[str]) -> list[str]:
+    """Put the flags before the overrides: argparse takes no overrides on both sides of a flag.
 
-    The flags come first: argparse takes no overrides on both sides of one.
+    Raises:
+        UserError: Hydra would answer the flags with a traceback.
     """
     flags = [flag for flag in map(_get_flag, words) if flag is not None]
     if len(set(flags)) > 1:

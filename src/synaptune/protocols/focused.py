@@ -28,7 +28,7 @@ from synaptune.protocols.stages import run_search
 from synaptune.report.table_model import Column, Table, make_table
 from synaptune.search.space.space import make_space
 from synaptune.search.trial import Trial
-from synaptune.training.config import CHECKPOINT_FILE
+from synaptune.training.config import CHECKPOINT_FILE, RESULT_FILE
 
 _START = ("experiment=recall", "model=gpt", "training.steps=300", "training.evaluations=1")
 _HALF = 50  # step of the first sweep's end, where both sweeps can be compared
@@ -105,7 +105,7 @@ def _train_start() -> Path:
     from synaptune.config.run import run
 
     folder = make_absolute("outputs/runs/policy-start")
-    if not (folder / "result.json").exists():
+    if not (folder / RESULT_FILE).exists():
         print_message("policy.start is not given: training a recall checkpoint of 300 steps")
         base = compose_config([*_START, "logger=csv", "training.resume=true"]).base
         outcome = run(base, folder, overrides=[])

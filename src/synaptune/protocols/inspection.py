@@ -45,7 +45,7 @@ from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.search.space.space import UnitPoint
 from synaptune.search.workers.pool import Pool
 from synaptune.search.workers.spawners import count_threads
-from synaptune.training.config import CHECKPOINT_FILE
+from synaptune.training.config import CHECKPOINT_FILE, RESULT_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -147,7 +147,7 @@ def inspect_point(protocol: Protocol, unit: UnitPoint, seed: int, *, side: str) 
             overrides=[],
             report=_ignore_report,
         )
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / RESULT_FILE).read_text())
     validated = _find_validation_loss(protocol, values, seed)
     loss = outcome.metrics["val_loss"]
     return {

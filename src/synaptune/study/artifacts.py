@@ -14,6 +14,7 @@ from synaptune.search.space.file import USER_SETTING_FAULT, is_user_setting
 from synaptune.search.space.values import Value, find_resolver
 from synaptune.search.trial import Trial
 from synaptune.study.short_names import expand_short_names
+from synaptune.training.config import RESULT_FILE
 
 NOT_VALIDATED = "not validated on fresh seeds"  # note of a best.yaml
 USE = "python train.py tuned=FILE"
@@ -138,7 +139,7 @@ def read_run_facts(folder: Path) -> dict[str, dict[str, Any]]:
     The result is empty if the task writes no such file. A pruned run has the fact `pruned_at`.
     """
     try:
-        content = json.loads((folder / "result.json").read_text())
+        content = json.loads((folder / RESULT_FILE).read_text())
     except FileNotFoundError:
         return {}
     facts = {
