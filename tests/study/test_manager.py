@@ -196,6 +196,8 @@ def test_an_objective_that_cannot_be_pickled_is_refused_and_one_worker_runs_it(t
         {"n_trials": 0},
         {"workers": 0},
         {"timeout": -1.0},
+        {"timeout": 1e18},
+        {"timeout": math.inf},
         {"retries": -1},
         {"max_failure_rate": 2.0},
     ],
@@ -203,6 +205,70 @@ def test_an_objective_that_cannot_be_pickled_is_refused_and_one_worker_runs_it(t
 def test_an_invalid_option_is_refused(tmp_path, options):
     with pytest.raises(UserError, match="to do"):
         make_manager(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("storage", "shown"), [("study.db", "study.db"), ("me:word@host", r"\(unreadable\)")]
+)
+def test_a_storage_that_is_no_url_is_refused_without_its_password(tmp_path, storage, shown):
+    with pytest.raises(UserError, match=f"got the database address {shown}\n.*sqlite:///FILE"):
+        make_manager(tmp_path, storage=storage).optimize(bowl, SPACE)
+
+
+def stop_at(number):
+    def stop(manager, trial):
+        if trial.number == number:
+            manager.stop()
+
+    return stop
+
+
+@pytest.mark.parametrize("sampler", ["random", "cma", "tpe"])
+def test_a_callback_ends_a_search_and_the_next_call_goes_on(tmp_path, sampler):
+    whole = make_manager(tmp_path / "whole", sampler=sampler)
+    whole.optimize(bowl, SPACE)
+    manager = make_manager(tmp_path / "stopped", sampler=sampler)
+    best = manager.optimize(bowl, SPACE, callbacks=stop_at(4))
+    assert [trial.number for trial in manager.trials] == list(range(5))
+    assert best.objective == min(trial.objective for trial in manager.trials)
+    manager.optimize(bowl, SPACE)
+    assert list_results(manager.trials) == list_results(whole.trials)
+
+
+def test_a_stop_lets_the_running_trials_of_workers_finish(tmp_path):
+    manager = make_manager(tmp_path, sampler="random", workers=2, n_trials=40)
+    manager.optimize(bowl, SPACE, callbacks=stop_at(2))
+    assert 3 <= len(manager.trials) <= 5
+    assert {trial.state for trial in manager.trials} == {"complete"}
+
+
+def test_an_objective_of_this_process_can_stop_and_nobody_can_outside_a_search(tmp_path):
+    manager = make_manager(tmp_path)
+
+    def objective(params):
+        manager.stop()
+        return params["x"]
+
+    manager.optimize(objective, SPACE)
+    assert len(manager.trials) == 1
+    with pytest.raises(UserError, match=r"got stop\(\) where no optimize runs[\s\S]*in a callback"):
+        manager.stop()
+
+
+def test_a_search_of_a_study_within_its_own_trial_is_refused(tmp_path):
+    manager = make_manager(tmp_path, n_trials=2)
+
+    def nested(params):
+        return make_manager(tmp_path).optimize(bowl, SPACE).objective
+
+    with pytest.raises(UserError, match=r"within a trial or a callback of its own"):
+        manager.optimize(nested, SPACE)
+
+    def inner(params):
+        other = make_manager(tmp_path / "inner", n_trials=1)
+        return other.optimize(bowl, SPACE).objective
+
+    make_manager(tmp_path / "outer", n_trials=2).optimize(inner, SPACE)
 
 
 def test_an_existing_study_is_continued_only_on_request_and_with_its_space(tmp_path):

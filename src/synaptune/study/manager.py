@@ -59,6 +59,7 @@ from synaptune.study.manager_arguments import (
     read_number,
     read_objective,
     read_parameters,
+    refuse_nested_search,
 )
 from synaptune.study.objective import (
     BestParameters,
@@ -174,6 +175,7 @@ class TrialManager:
         self._sampler, self._progress, self._pruner = sampler, progress, make_pruner(pruner)
         # The trials while `optimize` has the study open.
         self._live: dict[int, Trial] | None = None
+        self._stop_reason: str | None = None
         self._additions = PendingAdditions()
 
     def enqueue(self, params: Mapping[str, Any], *, skip_if_exists: bool = True) -> None:
@@ -248,7 +250,8 @@ class TrialManager:
             self._workers, self._trial, CallableEvaluation(objective), self._location.folder
         )
         try:
-            self._search(space, engine, workers, functions, added)
+            with refuse_nested_search(self._location):
+                self._search(space, engine, workers, functions, added)
         finally:
             workers.close()
         return BestParameters(self._require_best())
@@ -303,7 +306,8 @@ class TrialManager:
             ledger = PhaseLedger(study, space, SEARCH, {})
             earlier = [trial for trial in trials if trial.state != "running"]
             budget = self._plan.budget if added is None else len(earlier) + added
-            options = SearchOptions(self._pruner)
+            self._stop_reason = None
+            options = SearchOptions(self._pruner, find_request=lambda: self._stop_reason)
             plan = replace(self._plan, budget=budget)
             search = PhaseSearch(
                 ledger,
@@ -346,6 +350,22 @@ class TrialManager:
         The objective then raises TrialPruned.
         """
         return should_stop()
+
+    def stop(self) -> None:
+        """End the running `optimize` after its running trials, as Optuna's `Study.stop`.
+
+        A callback calls it, or an objective that runs in this process. The next `optimize` goes on.
+
+        Raises:
+            UserError: this process runs no `optimize`.
+        """
+        if self._live is None:
+            raise user_error(
+                got="stop() where no optimize runs",
+                expected="a call in a callback, or in an objective with one worker",
+                do="call it in a callback (callbacks= of optimize)",
+            )
+        self._stop_reason = "stopped by stop()"
 
     @property
     def trials(self) -> list[Trial]:

@@ -1,19 +1,53 @@
-"""Checks of the arguments of TrialManager."""
+"""Checks of the arguments of TrialManager, and of where it is called."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synaptune.core.errors import user_error
 from synaptune.search.pruning import PRUNERS, PrunerConfig
 from synaptune.search.space.values import to_plain
+from synaptune.study.location import StudyLocation
 from synaptune.study.objective import TrialCallback
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
+
+
+class _RunningSearches(threading.local):
+    """The studies that this thread searches, by the URL of the database and the name."""
+
+    def __init__(self) -> None:
+        self.studies: set[tuple[str, str]] = set()
+
+
+_running = _RunningSearches()
+
+
+@contextlib.contextmanager
+def refuse_nested_search(location: StudyLocation) -> Iterator[None]:
+    """Mark a study as searched by this thread.
+
+    Raises:
+        UserError: it is so already. The inner search would wait for the trial that calls it.
+    """
+    study = location.url, location.name
+    if study in _running.studies:
+        raise user_error(
+            got=f"optimize of study {location.name} within a trial or a callback of its own",
+            expected="one search of a study at a time in a thread",
+            do="give the inner search a study_name of its own",
+        )
+    _running.studies.add(study)
+    try:
+        yield
+    finally:
+        _running.studies.remove(study)
 
 
 def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:

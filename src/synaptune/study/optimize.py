@@ -44,12 +44,14 @@ class SearchOptions:
         prior: points of an earlier study, for the optimizers that support them.
         stop: rules that end the search before its budget.
         started_at: start of the command [s, monotonic]; None means the start of the search.
+        find_request: returns the reason of a request to end the search; None means go on.
     """
 
     pruner: BasePruner | None = None
     prior: Sequence[Observation] = ()
     stop: StopConfig = field(default_factory=lambda: StopConfig(plateau=None))
     started_at: float | None = None
+    find_request: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,13 @@ def _build_search(
                 earlier=ended,
             )
         )
+    # A plateau says nothing about a grid or a sample, whose points do not depend on losses, and
+    # nothing about slices, whose losses fall with the training.
+    stop_rule = make_stop_rule(
+        stop if optimizer.learns and not is_sliced else replace(stop, plateau=None),
+        maximize=plan.maximize,
+        started_at=options.started_at,
+    )
     return Search(
         ledger.space,
         phase_search.engine,
@@ -144,13 +153,7 @@ def _build_search(
         callbacks=CallbackList(callbacks),
         stopper=stopper,
         prior=options.prior,
-        # A plateau says nothing about a grid or a sample, whose points do not depend on losses, and
-        # nothing about slices, whose losses fall with the training.
-        stop_rule=make_stop_rule(
-            stop if optimizer.learns and not is_sliced else replace(stop, plateau=None),
-            maximize=plan.maximize,
-            started_at=options.started_at,
-        ),
+        stop_rule=lambda trials: options.find_request() or stop_rule(trials),
         on_message=phase_search.on_message,
         trials=trials,
         inbox=Inbox()

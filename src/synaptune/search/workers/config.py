@@ -21,6 +21,7 @@ from synaptune.search.workers.devices import count_gpus, find_device_faults
 from synaptune.search.workers.population import DEFAULT_COUNT, POPULATION, PopulationWorkers
 
 WORKER_KINDS = ("auto", "here", "processes", POPULATION, "ray", "slurm")
+LONGEST_TIMEOUT = 1e9  # [s], 31 years; chosen: far within what the timers of a system take
 MAX_WORKERS = 8  # most workers that a protocol starts by itself [process]; chosen: memory
 
 
@@ -102,8 +103,11 @@ def check_execution(workers: WorkersConfig, trial: TrialConfig) -> None:
             f"trial.timeout={trial.timeout:g}: expected null, the trials of a population train"
             " together"
         )
-    if trial.timeout is not None and not trial.timeout > 0:
-        faults.append(f"trial.timeout={trial.timeout:g}: expected seconds above 0, or null")
+    if trial.timeout is not None and not 0 < trial.timeout <= LONGEST_TIMEOUT:
+        faults.append(
+            f"trial.timeout={trial.timeout:g}: expected seconds above 0 and up to"
+            f" {LONGEST_TIMEOUT:g}, or null for no limit"
+        )
     if trial.retries < 0:
         faults.append(f"trial.retries={trial.retries}: expected at least 0")
     if faults:

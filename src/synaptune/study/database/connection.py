@@ -101,7 +101,10 @@ def redact_url(url: str) -> str:
     try:
         sqlalchemy.make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError):
-        return url.partition("://")[0] + "://(unreadable)"
+        dialect, separator, _ = url.partition("://")
+        if separator:
+            return f"{dialect}://(unreadable)"
+        return "(unreadable)" if "@" in url else url  # a text with @ can hold a password
     return mask_passwords(url)
 
 

@@ -129,8 +129,8 @@ def as_user_errors(url: str) -> Iterator[None]:
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
         raise user_error(
             got=f"the database address {redact_url(url)}",
-            expected="dialect://user@host:port/database",
-            do="check study.storage",
+            expected="dialect://user@host:port/database, or sqlite:///FILE",
+            do="correct study.storage (storage= in Python)",
         ) from error
     try:
         yield
