@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import bisect
 import fnmatch
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -133,8 +134,9 @@ class Dimension:
         ]
         return f"weight {invalid[0]:g}" if invalid else None
 
-    def _get_choice_edges(self) -> list[float]:
-        """Return the edges 0, ..., 1 between the parts of the choices, eq. (5)."""
+    @functools.cached_property
+    def _choice_edges(self) -> list[float]:
+        """The edges 0, ..., 1 between the parts of the choices, eq. (5)."""
         if not self.weights:
             return [index / len(self.choices) for index in range(len(self.choices) + 1)]
         sums = [0.0, *itertools.accumulate(self.weights)]
@@ -158,7 +160,7 @@ class Dimension:
         """
         if self.scale == "categorical":
             index = self.get_choice_index(unit)
-            return self._get_choice_edges()[index], self._get_choice_edges()[index + 1]
+            return self._choice_edges[index], self._choice_edges[index + 1]
         value = self.to_value(unit)
         lower, upper = self._get_edges()
         left, right = float(value) - self.step / 2, float(value) + self.step / 2
@@ -184,12 +186,12 @@ class Dimension:
     def get_choice_index(self, unit: float) -> int:
         """Return the index of the choice at a unit coordinate in [0, 1], eq. (5)."""
         if self.weights:
-            return min(bisect.bisect_right(self._get_choice_edges(), unit), len(self.choices)) - 1
+            return min(bisect.bisect_right(self._choice_edges, unit), len(self.choices)) - 1
         return min(int(unit * len(self.choices)), len(self.choices) - 1)
 
     def get_choice_unit(self, index: int) -> float:
         """Return the unit coordinate in the middle of the part of a choice."""
-        return sum(self._get_choice_edges()[index : index + 2]) / 2.0
+        return sum(self._choice_edges[index : index + 2]) / 2.0
 
     @property
     def _digits(self) -> int:

@@ -148,13 +148,15 @@ def encode_choices(choices: Sequence[Value]) -> list[bool | int | float | str | 
     A choice that Optuna would not tell from an earlier one (True from 1) becomes a text as well.
     """
     encoded: list[Any] = []
+    plain: set[bool | int | float | str | None] = set()  # a set holds True and 1 once, as Optuna
     for choice in choices:
         is_scalar = choice is None or isinstance(choice, bool | int | float | str)
         is_literal = isinstance(choice, str) and choice.startswith(_LITERAL_PREFIX)
-        if not is_scalar or is_literal or choice in encoded:
+        if not is_scalar or is_literal or choice in plain:
             encoded.append(_LITERAL_PREFIX + _format_literal(choice))
         else:
             encoded.append(choice)
+            plain.add(choice)
     return encoded
 
 
