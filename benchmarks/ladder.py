@@ -12,7 +12,7 @@ The text is that of the configuration, the standard library without an override.
    (`--tuned FILE`). The rungs of the synapse share them; each removes mechanisms.
 3. CPU time of a step: all rungs alternate in one process.
 4. Equal steps: the learning rate of each rung, the best of a geometric grid by validation loss on
-   a seed of its own; then all rungs on fresh seeds, scored on the test split.
+   two seeds of their own; then all rungs on fresh seeds, scored on the test split.
 5. Equal time: the same again, each rung with the steps that fit into the training time of the
    slowest.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import Any
 
 from runs import Job, RunCache, compose_config
@@ -14,8 +15,9 @@ from synaptune.search.space.space import Space
 
 SEARCH_SEED = 0
 # Of the learning rates. On the search seed, the values of a search are the luckiest of its
-# evaluations at its own learning rate, and at no other.
-RATE_SEED = 1
+# evaluations at its own learning rate, and at no other. One seed ranks neighbouring rates by
+# chance.
+RATE_SEEDS = (1, 2)
 LEARNING_RATE = "training.learning_rate"
 LOWEST_RATE, HIGHEST_RATE = 2e-3, 3.2e-2  # around the default of 8e-3
 
@@ -28,7 +30,9 @@ def make_grid(low: float, high: float, points: int) -> list[float]:
 def tune_rates(
     runs: RunCache, rungs: dict[str, tuple[str, ...]], points: int, highest: float = HIGHEST_RATE
 ) -> dict[str, float]:
-    """Return the best learning rate of each rung on a geometric grid, by the loss on RATE_SEED.
+    """Return the best learning rate of each rung on a geometric grid, by validation loss.
+
+    The loss is the mean over RATE_SEEDS; a rate at which a run diverges is never the best.
 
     Args:
         runs: the stored runs.
@@ -46,14 +50,18 @@ def tune_rates(
         }
     rates = [float(f"{rate:.3g}") for rate in make_grid(LOWEST_RATE, highest, points)]
     jobs = [
-        Job(f"{name}, {rate}", (*overrides, f"{LEARNING_RATE}={rate}", f"seed={RATE_SEED}"))
+        Job(f"{name}, {rate}", (*overrides, f"{LEARNING_RATE}={rate}", f"seed={seed}"))
         for name, overrides in rungs.items()
         for rate in rates
+        for seed in RATE_SEEDS
     ]
     results = iter(runs.load_or_train(jobs, "learning rate"))
     best = {}
     for name in rungs:
-        losses = {rate: next(results).get("val_loss", math.inf) for rate in rates}
+        losses = {
+            rate: statistics.fmean(next(results).get("val_loss", math.inf) for _ in RATE_SEEDS)
+            for rate in rates
+        }
         best[name] = min(rates, key=lambda rate: losses[rate])
         if math.isinf(losses[best[name]]):
             raise user_error(
