@@ -175,7 +175,7 @@ class TrialManager:
         self._sampler, self._progress, self._pruner = sampler, progress, make_pruner(pruner)
         # The trials while `optimize` has the study open.
         self._live: dict[int, Trial] | None = None
-        self._stop_reason: str | None = None
+        self._is_stopping = False
         self._additions = PendingAdditions()
 
     def enqueue(self, params: Mapping[str, Any], *, skip_if_exists: bool = True) -> None:
@@ -306,8 +306,8 @@ class TrialManager:
             ledger = PhaseLedger(study, space, SEARCH, {})
             earlier = [trial for trial in trials if trial.state != "running"]
             budget = self._plan.budget if added is None else len(earlier) + added
-            self._stop_reason = None
-            options = SearchOptions(self._pruner, find_request=lambda: self._stop_reason)
+            self._is_stopping = False
+            options = SearchOptions(self._pruner, is_stopping=lambda: self._is_stopping)
             plan = replace(self._plan, budget=budget)
             search = PhaseSearch(
                 ledger,
@@ -365,7 +365,7 @@ class TrialManager:
                 expected="a call in a callback, or in an objective with one worker",
                 do="call it in a callback (callbacks= of optimize)",
             )
-        self._stop_reason = "stopped by stop()"
+        self._is_stopping = True
 
     @property
     def trials(self) -> list[Trial]:

@@ -44,14 +44,14 @@ class SearchOptions:
         prior: points of an earlier study, for the optimizers that support them.
         stop: rules that end the search before its budget.
         started_at: start of the command [s, monotonic]; None means the start of the search.
-        find_request: returns the reason of a request to end the search; None means go on.
+        is_stopping: returns whether the program asks the search to end.
     """
 
     pruner: BasePruner | None = None
     prior: Sequence[Observation] = ()
     stop: StopConfig = field(default_factory=lambda: StopConfig(plateau=None))
     started_at: float | None = None
-    find_request: Callable[[], str | None] = lambda: None
+    is_stopping: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,9 @@ def _build_search(
         callbacks=CallbackList(callbacks),
         stopper=stopper,
         prior=options.prior,
-        stop_rule=lambda trials: options.find_request() or stop_rule(trials),
+        stop_rule=lambda trials: (
+            "stopped by stop()" if options.is_stopping() else stop_rule(trials)
+        ),
         on_message=phase_search.on_message,
         trials=trials,
         inbox=Inbox()
